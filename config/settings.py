@@ -1,0 +1,339 @@
+"""The settings of every process: typed, frozen, read from the environment once, at start.
+
+A field's name in capitals is its environment variable. All faults are reported together, each
+naming the variable and what it should hold. README's settings table and .env.example follow this
+module; a test holds them equal.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+IMAGE_CONTENT_TYPES = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/gif",
+    "image/avif",
+    "image/heic",
+    "image/heif",
+)
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
+MAX_URL_TTL_SECONDS = 7 * 24 * 3600  # SigV4's limit on X-Amz-Expires
+
+_REQUIRED: Any = dataclasses.MISSING
+
+
+class ConfigurationError(Exception):
+    """The environment does not describe a service that can start; `faults` has every reason."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(
+            "The configuration is not usable:\n" + "\n".join(f"  - {fault}" for fault in faults)
+        )
+        self.faults = faults
+
+
+def _setting(field: fields.Field[Any], description: str, default: Any = _REQUIRED) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"field": field, "description": description}
+    )
+
+
+def _number(minimum: int, maximum: int) -> fields.Integer:
+    return fields.Integer(validate=validate.Range(minimum, maximum))
+
+
+def _choice(*choices: str) -> fields.String:
+    return fields.String(validate=validate.OneOf(choices))
+
+
+class _Url(fields.String):
+    """An absolute URL of one of `schemes`, without a trailing slash."""
+
+    def __init__(self, *schemes: str) -> None:
+        super().__init__()
+        self._schemes = schemes
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        url = str(super()._deserialize(value, *args, **kwargs)).rstrip("/")
+        parts = urlsplit(url)
+        if parts.scheme not in self._schemes or not parts.hostname:
+            raise ValidationError(f"should be a URL like {self._schemes[0]}://host[:port]/…")
+        return url
+
+
+class _Words(fields.Field[tuple[str, ...]]):
+    """A comma-separated list."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+class _DatabaseUrl(fields.String):
+    """A SQLAlchemy URL of one of the two databases this service is tested on."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        url = str(super()._deserialize(value, *args, **kwargs))
+        # Platforms hand out postgres:// or postgresql://; SQLAlchemy needs the driver's name.
+        for prefix in ("postgres://", "postgresql://"):
+            if url.startswith(prefix):
+                url = "postgresql+psycopg://" + url.removeprefix(prefix)
+        if not url.startswith(("postgresql+psycopg://", "sqlite:///")):
+            raise ValidationError("should be postgresql://user:password@host/name or sqlite:///file")
+        return url
+
+
+class _BrokerUrl(fields.String):
+    """An AMQP URL, or `inline:` to process without a broker."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        url = str(super()._deserialize(value, *args, **kwargs))
+        if url != "inline:" and not url.startswith(("amqp://", "amqps://")):
+            raise ValidationError("should be amqp://user:password@host:5672/vhost or inline:")
+        return url
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseSettings:
+    """What every process needs: the store, the broker, how to log."""
+
+    app_env: str = _setting(
+        _choice("production", "development"),
+        "`production` or `development`. Development relaxes authentication, on loopback only.",
+        "production",
+    )
+    log_level: str = _setting(
+        _choice("DEBUG", "INFO", "WARNING", "ERROR"), "Least level that is logged.", "INFO"
+    )
+    broker_url: str = _setting(
+        _BrokerUrl(),
+        "RabbitMQ, as `amqp://user:password@host:5672/vhost`; `inline:` processes images inside "
+        "the listener, without a broker.",
+    )
+    s3_endpoint: str = _setting(
+        _Url("https", "http"), "The store as this service reaches it, e.g. `https://s3.eu-west-1.amazonaws.com`."
+    )
+    s3_region: str = _setting(fields.String(), "Region that requests are signed for.", "us-east-1")
+    s3_addressing_style: str = _setting(
+        _choice("path", "virtual"),
+        "`path` (`host/bucket/key`) or `virtual` (`bucket.host/key`).",
+        "path",
+    )
+    s3_access_key_id: str = _setting(fields.String(), "Access key of the store.")
+    s3_secret_access_key: str = _setting(fields.String(), "Secret key of the store.")
+    s3_raw_bucket: str = _setting(
+        fields.String(), "Private bucket that browsers PUT originals into."
+    )
+    s3_public_bucket: str = _setting(
+        fields.String(), "Bucket of the finished images, readable by the CDN."
+    )
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset(
+        {"s3_secret_access_key", "broker_url", "database_url", "jwt_secret", "gateway_token"}
+    )
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Return the settings, or raise ConfigurationError naming every fault at once.
+
+        An empty variable counts as unset.
+        """
+        declared = {f.name: f for f in dataclasses.fields(cls)}
+        schema = Schema.from_dict({name: f.metadata["field"] for name, f in declared.items()})(
+            unknown=EXCLUDE
+        )
+        given = {
+            name: value
+            for name in declared
+            if (value := environ.get(name.upper(), "").strip())
+        }
+        faults = [
+            f"{name.upper()} is required: {f.metadata['description']}"
+            for name, f in declared.items()
+            if f.default is dataclasses.MISSING and name not in given
+        ]
+        try:
+            values = schema.load(given)
+        except ValidationError as error:
+            values = error.valid_data
+            faults += [
+                f"{name.upper()}: {' '.join(reasons)}"
+                for name, reasons in error.normalized_messages().items()
+            ]
+        if not faults:
+            settings = cls(**values)
+            faults = list(settings._contradictions())
+            if not faults:
+                return settings
+        raise ConfigurationError(faults)
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong with values that are each fine alone."""
+        if self.s3_raw_bucket == self.s3_public_bucket:
+            yield "S3_RAW_BUCKET and S3_PUBLIC_BUCKET must differ: originals are never public."
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{f.name}={'***' if f.name in self.secret_fields else repr(getattr(self, f.name))}"
+            for f in dataclasses.fields(self)
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Settings(BaseSettings):
+    """The settings of web, listener and the command line."""
+
+    database_url: str = _setting(
+        _DatabaseUrl(), "PostgreSQL, as `postgresql://user:password@host/name`."
+    )
+    s3_public_endpoint: str = _setting(
+        _Url("https", "http"),
+        "The store as browsers reach it; upload URLs are signed for this host. "
+        "Default: `S3_ENDPOINT`.",
+        "",
+    )
+    cdn_base_url: str = _setting(
+        _Url("https", "http"), "What public keys are appended to, e.g. `https://cdn.example.com`."
+    )
+    web_origins: tuple[str, ...] = _setting(
+        _Words(),
+        "Comma-separated origins whose pages may PUT to the raw bucket, "
+        "e.g. `https://app.example.com`.",
+        (),
+    )
+
+    auth_mode: str = _setting(
+        _choice("jwt", "gateway", "development"),
+        "`jwt` (bearer tokens), `gateway` (a BFF's static token plus `X-User-ID`) or "
+        "`development` (`X-User-ID` alone).",
+        "jwt",
+    )
+    jwt_algorithm: str = _setting(
+        _choice("HS256", "RS256", "ES256"), "The one algorithm accepted.", "HS256"
+    )
+    jwt_secret: str = _setting(
+        fields.String(), "HS256 key, at least 32 bytes.", ""
+    )
+    jwt_jwks_url: str = _setting(
+        _Url("https", "http"), "Where the RS256 or ES256 public keys are published.", ""
+    )
+    jwt_audience: str = _setting(fields.String(), "Required `aud`, when set.", "")
+    jwt_issuer: str = _setting(fields.String(), "Required `iss`, when set.", "")
+    jwt_leeway_seconds: int = _setting(
+        _number(0, 300), "Clock difference tolerated in `exp` and `nbf`.", 30
+    )
+    gateway_token: str = _setting(
+        fields.String(), "The BFF's bearer token in gateway mode, at least 32 characters.", ""
+    )
+
+    max_upload_bytes: int = _setting(
+        _number(1, 5 * 1024**3), "Largest original accepted, in bytes.", 20 * 1024**2
+    )
+    allowed_content_types: tuple[str, ...] = _setting(
+        _Words(), "Comma-separated image types accepted.", IMAGE_CONTENT_TYPES
+    )
+    max_pending_uploads: int = _setting(
+        _number(1, 100_000), "Unfinished uploads one owner may have.", 100
+    )
+    max_pending_bytes: int = _setting(
+        _number(1, 2**50), "Declared bytes of unfinished uploads one owner may have.", 2 * 1024**3
+    )
+    upload_url_ttl_seconds: int = _setting(
+        _number(1, MAX_URL_TTL_SECONDS), "Lifetime of an upload URL.", 900
+    )
+    upload_grace_seconds: int = _setting(
+        _number(1, 86_400),
+        "How long after its URL's death an upload may still be landing; also the margin for "
+        "clocks that differ.",
+        300,
+    )
+
+    max_attempts: int = _setting(_number(1, 100), "Times a media is given to a worker.", 3)
+    processing_timeout_seconds: int = _setting(
+        _number(1, 86_400), "How long one attempt may take, waiting in the queue included.", 600
+    )
+    retry_backoff_seconds: int = _setting(
+        _number(1, 86_400), "Wait before the second attempt; it doubles with each further one.", 10
+    )
+    raw_retention_days: int = _setting(
+        _number(0, 36_500),
+        "Days an original is kept once its media is ready; 0 keeps it. Originals hold EXIF and GPS.",
+        0,
+    )
+    failed_retention_days: int = _setting(
+        _number(0, 36_500), "Days a failed media, with its original, can be looked at or retried.", 7
+    )
+    poll_seconds: float = _setting(
+        fields.Float(validate=validate.Range(0.005, 60)),
+        "How often the listener looks for due work.",
+        0.05,
+    )
+
+    @property
+    def development(self) -> bool:
+        """Whether this is the configuration for one person's own machine."""
+        return self.app_env == "development"
+
+    @property
+    def presign_endpoint(self) -> str:
+        """The endpoint that upload URLs are signed for."""
+        return self.s3_public_endpoint or self.s3_endpoint
+
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        if self.auth_mode == "development" and not self.development:
+            yield "AUTH_MODE=development trusts anybody: it needs APP_ENV=development."
+        if self.auth_mode == "gateway":
+            yield from _weak_secret("GATEWAY_TOKEN", self.gateway_token)
+        if self.auth_mode == "jwt" and self.jwt_algorithm == "HS256":
+            yield from _weak_secret("JWT_SECRET", self.jwt_secret)
+        if self.auth_mode == "jwt" and self.jwt_algorithm != "HS256":
+            yield from self._bad_jwks_url()
+        unknown = sorted(set(self.allowed_content_types) - set(IMAGE_CONTENT_TYPES))
+        if unknown or not self.allowed_content_types:
+            yield (
+                f"ALLOWED_CONTENT_TYPES: {', '.join(unknown) or 'an empty list'} is not a choice "
+                f"of {', '.join(IMAGE_CONTENT_TYPES)}."
+            )
+        if not self.development:
+            yield from self._not_for_production()
+
+    def _bad_jwks_url(self) -> Iterator[str]:
+        if not self.jwt_jwks_url:
+            yield f"JWT_JWKS_URL is required with JWT_ALGORITHM={self.jwt_algorithm}."
+        elif not self.development and urlsplit(self.jwt_jwks_url).scheme != "https":
+            yield "JWT_JWKS_URL should be https: whoever can change the keys can be anybody."
+
+    def _not_for_production(self) -> Iterator[str]:
+        if self.database_url.startswith("sqlite"):
+            yield "DATABASE_URL: SQLite is for APP_ENV=development; production needs PostgreSQL."
+        if self.broker_url == "inline:":
+            yield "BROKER_URL=inline: is for APP_ENV=development; production needs RabbitMQ."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class WorkerSettings(BaseSettings):
+    """The settings of the reference worker."""
+
+    max_image_pixels: int = _setting(
+        _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
+    )
+    decode_timeout_seconds: int = _setting(
+        _number(1, 3600), "Wall-clock limit on one image.", 60
+    )
+    decode_memory_bytes: int = _setting(
+        _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
+    )
+
+
+def _weak_secret(variable: str, value: str) -> Iterator[str]:
+    if len(value.encode()) < MIN_SECRET_LENGTH:
+        yield f"{variable} needs at least {MIN_SECRET_LENGTH} random bytes: try `openssl rand -hex 32`."
+    elif len(set(value)) < 8:
+        yield f"{variable} looks like a placeholder: try `openssl rand -hex 32`."

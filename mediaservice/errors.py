@@ -1,0 +1,122 @@
+"""Every failure a client can meet, once: its stable code, HTTP status, whether to retry, its words.
+
+Nothing is raised with a free-hand message: a failure that has no entry here does not exist. Codes a
+worker reports (`image_too_large`, ...) are data of a media, listed at the end with their sentences.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """`code` is stable and machine-readable; `message` tells a person what happened and what to do."""
+
+    code: str
+    http_status: int
+    retryable: bool
+    message: str
+
+
+class MediaError(Exception):
+    """A request that cannot be served, as `failure` describes it.
+
+    `details` are facts for the client's error body (limits, the values found), never secrets.
+    `retry_after_seconds` becomes the `Retry-After` header.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        *,
+        retry_after_seconds: int | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(failure.code)
+        self.failure = failure
+        self.retry_after_seconds = retry_after_seconds
+        self.details = details or {}
+
+
+UNAUTHENTICATED = Failure(
+    "unauthenticated", 401, False, "Say who you are: the request has no valid credentials."
+)
+OWNER_MISMATCH = Failure(
+    "owner_mismatch", 403, False, "owner_id must be the caller: nobody uploads for somebody else."
+)
+NOT_OWNER = Failure("not_owner", 403, False, "Only the owner may do this.")
+MEDIA_NOT_FOUND = Failure("media_not_found", 404, False, "There is no such media.")
+UPLOAD_NOT_FOUND = Failure(
+    "upload_not_found",
+    409,
+    True,
+    "The store has no object for this upload yet: PUT the bytes to upload_url, then call again.",
+)
+IDEMPOTENCY_KEY_REUSED = Failure(
+    "idempotency_key_reused",
+    409,
+    False,
+    "This Idempotency-Key was used for another request or a finished upload: take a new key.",
+)
+RETRY_NOT_POSSIBLE = Failure(
+    "retry_not_possible", 409, False, "Only a media whose processing failed can be retried."
+)
+UPLOAD_EXPIRED = Failure(
+    "upload_expired", 410, False, "The upload URL expired before the upload was completed."
+)
+UPLOAD_TOO_LARGE = Failure(
+    "upload_too_large", 413, False, "The declared size_bytes is over this service's limit."
+)
+CONTENT_TYPE_NOT_ALLOWED = Failure(
+    "content_type_not_allowed", 415, False, "This content_type is not accepted here."
+)
+SIZE_MISMATCH = Failure(
+    "size_mismatch", 422, False, "The stored object does not have the declared size_bytes."
+)
+CONTENT_MISMATCH = Failure(
+    "content_mismatch", 422, False, "The stored bytes are not of the declared content_type."
+)
+CHECKSUM_MISMATCH = Failure(
+    "checksum_mismatch", 422, False, "The stored bytes do not have the declared checksum_sha256."
+)
+TOO_MANY_PENDING = Failure(
+    "too_many_pending", 429, True, "Too many unfinished uploads: complete or delete some first."
+)
+STORE_UNAVAILABLE = Failure(
+    "store_unavailable", 503, True, "The object store did not answer: nothing changed, try again."
+)
+DATABASE_UNAVAILABLE = Failure(
+    "database_unavailable", 503, True, "The database did not answer: try again."
+)
+
+# What a media's `error_code` may hold after an upload that was never accepted.
+UPLOAD_FAILURES = {
+    failure.code: failure
+    for failure in (UPLOAD_EXPIRED, SIZE_MISMATCH, CONTENT_MISMATCH, CHECKSUM_MISMATCH)
+}
+
+PROCESSING_FAILED = "processing_failed"
+PROCESSING_TIMEOUT = "processing_timeout"
+
+# Sentences for the codes the reference worker reports; any other worker may bring its own codes.
+PROCESSING_FAILURES: dict[str, str] = {
+    PROCESSING_FAILED: "The image could not be processed.",
+    PROCESSING_TIMEOUT: "No worker answered in time, in as many attempts as are allowed.",
+    "unsupported_format": "The bytes are not an image of an accepted format.",
+    "corrupt_image": "The image is damaged and cannot be decoded.",
+    "image_too_large": "The image has more pixels, a longer side or more frames than allowed.",
+    "decoder_crashed": "The image made the decoder crash.",
+    "decoder_timeout": "The image took too long to decode.",
+    "decoder_out_of_memory": "The image needs more memory to decode than is allowed.",
+    "original_missing": "The original is no longer in the store.",
+    "original_changed": "The original in the store is not the one that was accepted.",
+    "store_unavailable": "The worker could not reach the object store.",
+    "internal_error": "The worker met an unexpected fault.",
+}
+
+
+def describe_error_code(error_code: str) -> str:
+    """Return the sentence for a media's `error_code`, whoever reported it."""
+    if error_code in UPLOAD_FAILURES:
+        return UPLOAD_FAILURES[error_code].message
+    return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])

@@ -1,0 +1,353 @@
+"""Object storage: presigning, inspecting, reading, writing and purging objects in the two buckets.
+
+The only module that imports boto3 or botocore; it knows keys and bytes, never rows. Every fault of
+the store leaves here as one of the exceptions below.
+"""
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mediaservice.errors import STORE_UNAVAILABLE, MediaError
+
+# Re-encoded images never change under their key: a new picture is a new media.
+PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
+SNIFF_BYTES = 4096
+CORS_MAX_AGE_SECONDS = 3600
+_RETRY_AFTER_SECONDS = 5
+_PURGE_PAGE = 1000  # S3's limit on DeleteObjects
+
+
+class StoreUnavailable(MediaError):
+    """The store could not be reached or answered with a fault of its own; nothing is known."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(STORE_UNAVAILABLE, retry_after_seconds=_RETRY_AFTER_SECONDS)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ObjectNotFound(Exception):  # noqa: N818 - named as S3 names it
+    """There is no object under this key."""
+
+
+class ObjectChanged(Exception):  # noqa: N818
+    """The object under this key is not the one with the expected ETag."""
+
+
+class StoreSettings(Protocol):
+    """The settings this module reads; both service and worker have them."""
+
+    s3_endpoint: str
+    s3_region: str
+    s3_addressing_style: str
+    s3_access_key_id: str
+    s3_secret_access_key: str
+    s3_raw_bucket: str
+    s3_public_bucket: str
+
+
+@dataclass(frozen=True, slots=True)
+class PresignedUpload:
+    """A request the client makes as it stands: method, URL, and headers to be sent verbatim."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedObject:
+    """What the store holds under a raw key; `checksum_sha256` is base64, where the store has one."""
+
+    size_bytes: int
+    content_type: str
+    etag: str
+    first_bytes: bytes
+    checksum_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One line of a bucket listing."""
+
+    key: str
+    size_bytes: int
+
+
+class Storage:
+    """The raw and the public bucket.
+
+    Upload URLs are signed for `presign_endpoint`, the host that browsers see: the host is part of
+    the signature, so it cannot be rewritten afterwards. Everything else goes to `s3_endpoint`.
+    Every method raises StoreUnavailable when the store cannot answer.
+    """
+
+    def __init__(self, settings: StoreSettings, *, presign_endpoint: str | None = None) -> None:
+        self.raw_bucket = settings.s3_raw_bucket
+        self.public_bucket = settings.s3_public_bucket
+        self._client = _client(settings, settings.s3_endpoint)
+        self._presigner = (
+            _client(settings, presign_endpoint)
+            if presign_endpoint and presign_endpoint != settings.s3_endpoint
+            else self._client
+        )
+
+    def presign_upload(
+        self,
+        key: str,
+        *,
+        content_type: str,
+        size_bytes: int,
+        checksum_sha256: str | None,
+        ttl_seconds: int,
+    ) -> PresignedUpload:
+        """Return a PUT that stores exactly this type, size and checksum, and only once.
+
+        Content-Length is signed too, but clients set it from the body themselves, so it is not
+        among the returned headers.
+        """
+        headers = {"Content-Type": content_type, "If-None-Match": "*"}
+        params: dict[str, Any] = {
+            "Bucket": self.raw_bucket,
+            "Key": key,
+            "ContentType": content_type,
+            "ContentLength": size_bytes,
+            "IfNoneMatch": "*",
+        }
+        if checksum_sha256 is not None:
+            headers["x-amz-checksum-sha256"] = checksum_sha256
+            params["ChecksumSHA256"] = checksum_sha256
+        url = self._presigner.generate_presigned_url(
+            "put_object", Params=params, ExpiresIn=ttl_seconds
+        )
+        return PresignedUpload("PUT", url, headers)
+
+    def inspect_upload(self, key: str, *, with_checksum: bool) -> UploadedObject:
+        """Return what was uploaded, with its first bytes, or raise ObjectNotFound.
+
+        One ranged GET answers for one version of the object, where a HEAD followed by a GET could
+        see two. The checksum of the whole object needs a HEAD of its own.
+        """
+        try:
+            response = self._call(
+                "get_object",
+                Bucket=self.raw_bucket,
+                Key=key,
+                Range=f"bytes=0-{SNIFF_BYTES - 1}",
+            )
+        except _EmptyObject:
+            return UploadedObject(0, "", "", b"", None)
+        try:
+            first_bytes = response["Body"].read()
+        except (BotoCoreError, OSError) as error:
+            raise StoreUnavailable(_reason(error)) from None
+        etag = response["ETag"]
+        checksum = None
+        if with_checksum:
+            head = self._call(
+                "head_object",
+                Bucket=self.raw_bucket,
+                Key=key,
+                IfMatch=etag,
+                ChecksumMode="ENABLED",
+            )
+            checksum = head.get("ChecksumSHA256")
+        return UploadedObject(
+            size_bytes=_full_size(response),
+            content_type=response.get("ContentType", ""),
+            etag=etag,
+            first_bytes=first_bytes,
+            checksum_sha256=checksum,
+        )
+
+    def read_original(self, key: str, *, etag: str) -> bytes:
+        """Return the pinned original; raises ObjectNotFound, or ObjectChanged if it is another."""
+        response = self._call("get_object", Bucket=self.raw_bucket, Key=key, IfMatch=etag)
+        if response["ETag"] != etag:  # a store without conditional reads
+            raise ObjectChanged(key)
+        try:
+            return bytes(response["Body"].read())
+        except (BotoCoreError, OSError) as error:
+            raise StoreUnavailable(_reason(error)) from None
+
+    def write_public(self, key: str, body: bytes, *, content_type: str) -> None:
+        """Store a finished image for the CDN."""
+        self._call(
+            "put_object",
+            Bucket=self.public_bucket,
+            Key=key,
+            Body=body,
+            ContentType=content_type,
+            CacheControl=PUBLIC_CACHE_CONTROL,
+        )
+
+    def purge(self, *, raw_key: str, public_prefix: str | None) -> bool:
+        """Delete the original and everything under the prefix, look again, say if all is gone.
+
+        Safe to repeat. Without a prefix only the original is purged.
+        """
+        self._call("delete_object", Bucket=self.raw_bucket, Key=raw_key)
+        if public_prefix is not None:
+            self.delete_objects(
+                self.public_bucket,
+                [found.key for found in self.list_objects(self.public_bucket, public_prefix)],
+            )
+            if next(self.list_objects(self.public_bucket, public_prefix), None) is not None:
+                return False
+        return not self._exists(self.raw_bucket, raw_key)
+
+    def delete_objects(self, bucket: str, keys: list[str]) -> None:
+        """Delete keys, in as few requests as S3 allows; missing ones are fine."""
+        for start in range(0, len(keys), _PURGE_PAGE):
+            page = [{"Key": key} for key in keys[start : start + _PURGE_PAGE]]
+            response = self._call(
+                "delete_objects", Bucket=bucket, Delete={"Objects": page, "Quiet": True}
+            )
+            if response.get("Errors"):
+                raise StoreUnavailable(f"DeleteObjects: {response['Errors'][0].get('Code')}")
+
+    def list_objects(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield a bucket's objects in the order of their keys, a page in memory at a time."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
+            for entry in page.get("Contents", []):
+                yield StoredObject(entry["Key"], entry["Size"])
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable unless both buckets can be reached with our credentials."""
+        for bucket in (self.raw_bucket, self.public_bucket):
+            try:
+                self._call("head_bucket", Bucket=bucket)
+            except ObjectNotFound:
+                raise StoreUnavailable(f"there is no bucket {bucket}") from None
+
+    def create_buckets(self, web_origins: tuple[str, ...]) -> None:
+        """Make both buckets, open `public` to readers and `raw` to PUTs from pages of the origins.
+
+        Safe to repeat: each part is set to what it should be.
+        """
+        for bucket in (self.raw_bucket, self.public_bucket):
+            if not self._bucket_exists(bucket):
+                self._call("create_bucket", Bucket=bucket)
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "PublicRead",
+                    "Effect": "Allow",
+                    "Principal": "*",
+                    "Action": ["s3:GetObject"],
+                    "Resource": [f"arn:aws:s3:::{self.public_bucket}/*"],
+                }
+            ],
+        }
+        self._call("put_bucket_policy", Bucket=self.public_bucket, Policy=json.dumps(policy))
+        if web_origins:
+            self._call(
+                "put_bucket_cors",
+                Bucket=self.raw_bucket,
+                CORSConfiguration={
+                    "CORSRules": [
+                        {
+                            "AllowedOrigins": list(web_origins),
+                            "AllowedMethods": ["PUT"],
+                            "AllowedHeaders": [
+                                "content-type",
+                                "if-none-match",
+                                "x-amz-checksum-sha256",
+                            ],
+                            "ExposeHeaders": ["ETag"],
+                            "MaxAgeSeconds": CORS_MAX_AGE_SECONDS,
+                        }
+                    ]
+                },
+            )
+
+    def _bucket_exists(self, bucket: str) -> bool:
+        try:
+            self._call("head_bucket", Bucket=bucket)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _exists(self, bucket: str, key: str) -> bool:
+        try:
+            self._call("head_object", Bucket=bucket, Key=key)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _call(self, operation: str, **params: Any) -> Any:
+        try:
+            return getattr(self._client, operation)(**params)
+        except ClientError as error:
+            raise _translated(error, params.get("Key", params["Bucket"])) from None
+        except (BotoCoreError, OSError) as error:
+            raise StoreUnavailable(_reason(error)) from None
+
+
+class _EmptyObject(Exception):
+    """A ranged GET of an object without bytes (416)."""
+
+
+def _translated(error: ClientError, key: str) -> Exception:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = error.response.get("Error", {}).get("Code", "")
+    # A missing bucket is a fault of the set-up: taking it for a missing object would fail uploads.
+    if status == 404 and code != "NoSuchBucket":
+        return ObjectNotFound(key)
+    if status == 412:
+        return ObjectChanged(key)
+    if status == 416:
+        return _EmptyObject(key)
+    return StoreUnavailable(f"{error.operation_name}: HTTP {status} {code}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _full_size(response: dict[str, Any]) -> int:
+    """Return the object's size from `Content-Range: bytes 0-4095/123456`."""
+    content_range = response.get("ContentRange", "")
+    total = content_range.rpartition("/")[2]
+    return int(total) if total.isdigit() else int(response["ContentLength"])
+
+
+def encode_checksum(hex_digest: str) -> str:
+    """Return a SHA-256 as S3 writes it, base64, from its 64 hex digits."""
+    return base64.b64encode(bytes.fromhex(hex_digest)).decode()
+
+
+def _client(settings: StoreSettings, endpoint: str) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=settings.s3_secret_access_key,
+        config=Config(
+            # boto3 presigns S3 with SigV2 by default, which signs neither length nor conditions.
+            signature_version="s3v4",
+            s3={"addressing_style": settings.s3_addressing_style},
+            # Many S3-compatible stores do not know the checksums botocore adds since 1.36.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "total_max_attempts": 2},
+            connect_timeout=3,
+            read_timeout=20,
+        ),
+    )
