@@ -11,6 +11,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     DateTime,
     Dialect,
     Double,
@@ -66,8 +67,10 @@ class now_plus(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL func
     type = UtcDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(bindparam(None, float(seconds), type_=Double()))
+    def __init__(self, seconds: float | ColumnElement[float]) -> None:
+        if not isinstance(seconds, ColumnElement):
+            seconds = bindparam(None, float(seconds), type_=Double())
+        super().__init__(seconds)
 
 
 @compiles(now_plus, "postgresql")

@@ -4,7 +4,6 @@ The only module that imports boto3 or botocore; it knows keys and bytes, never r
 the store leaves here as one of the exceptions below.
 """
 
-import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -325,11 +324,6 @@ def _full_size(response: dict[str, Any]) -> int:
     content_range = response.get("ContentRange", "")
     total = content_range.rpartition("/")[2]
     return int(total) if total.isdigit() else int(response["ContentLength"])
-
-
-def encode_checksum(hex_digest: str) -> str:
-    """Return a SHA-256 as S3 writes it, base64, from its 64 hex digits."""
-    return base64.b64encode(bytes.fromhex(hex_digest)).decode()
 
 
 def _client(settings: StoreSettings, endpoint: str) -> Any:

@@ -1,0 +1,420 @@
+"""RabbitMQ: the topology, publishing with confirms, consuming with acknowledgements.
+
+The only module that imports pika; it moves `messages`, and knows neither rows nor objects. Service
+and worker share it. One thread, two connections: RabbitMQ stops reading from connections that
+publish while it is short of memory or disk, and results must flow even then.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import pika
+import structlog
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, NackError, UnroutableError
+
+from mediaservice.messages import (
+    MEDIA_FAILED,
+    MEDIA_PROCESS,
+    MEDIA_PROCESSED,
+    Message,
+    ProcessRequest,
+    Result,
+    encode,
+)
+
+EXCHANGE: Final = "media"
+DEAD_LETTER_EXCHANGE: Final = "media.dead"
+DEAD_LETTER_QUEUE: Final = "media.dead"
+PROCESS_QUEUE: Final = "media-worker.process"
+RESULTS_QUEUE: Final = "media-service.results"
+
+# Deliveries of one message before it is dead-lettered. A consumer killed with a message in hand
+# costs that message one, so the limit is well above what a rough restart of a fleet does.
+DELIVERY_LIMIT: Final = 20
+HEARTBEAT_SECONDS: Final = 30
+BLOCKED_TIMEOUT_SECONDS: Final = 5
+RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
+REASON_HEADER: Final = "x-media-reason"
+
+log = structlog.get_logger(__name__)
+
+
+class BrokerUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of ours
+    """RabbitMQ cannot be reached, or does not take messages now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One consumed message; give it back to `ack` or `dead_letter` of the broker it came from."""
+
+    routing_key: str
+    body: bytes
+    message_id: str | None
+    correlation_id: str | None
+    delivery_tag: int
+    redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message to publish, and the id of the request that caused it."""
+
+    message: Message
+    correlation_id: str | None = None
+
+
+class Broker(Protocol):
+    """What a consumer-publisher loop needs; RabbitMQ here, the inline worker in development."""
+
+    @property
+    def can_publish(self) -> bool:
+        """Whether `publish` has a chance now; False while disconnected or blocked."""
+
+    def publish(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Publish, wait for the confirms, and return those that were NOT routed and confirmed."""
+
+    def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Return up to `limit` messages, waiting at most `wait_seconds` for the first."""
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell the broker that these are done."""
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """Set a message aside for a person, with the reason."""
+
+    def close(self) -> None:
+        """Leave; unacknowledged messages go to another consumer."""
+
+
+def declare_topology(channel: BlockingChannel) -> None:
+    """Declare exchanges, queues and bindings, dead-letter first. Safe to repeat by every side."""
+    channel.exchange_declare(DEAD_LETTER_EXCHANGE, "fanout", durable=True)
+    channel.queue_declare(
+        DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"}
+    )
+    channel.queue_bind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
+    channel.exchange_declare(EXCHANGE, "topic", durable=True)
+    for queue, routing_keys in (
+        (PROCESS_QUEUE, (MEDIA_PROCESS,)),
+        (RESULTS_QUEUE, (MEDIA_PROCESSED, MEDIA_FAILED)),
+    ):
+        channel.queue_declare(
+            queue,
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+            },
+        )
+        for routing_key in routing_keys:
+            channel.queue_bind(queue, EXCHANGE, routing_key)
+
+
+@dataclass
+class _Link:
+    """One connection with one channel, reopened with back-off and jitter when it is lost."""
+
+    url: str
+    name: str
+    prepare: Callable[[BlockingChannel], None]
+    connection: Any = None
+    channel: Any = None
+    blocked: bool = False
+    _wait_seconds: float = 0.0
+    _retry_at: float = 0.0
+    _ready: bool = field(default=False)
+
+    @property
+    def is_open(self) -> bool:
+        # A channel closed by the broker is not reported by the connection: look at both.
+        return self._ready and self.connection.is_open and self.channel.is_open
+
+    def open(self) -> BlockingChannel:
+        """Return the open channel, or raise BrokerUnavailable, at once while backing off."""
+        if self.is_open:
+            return self.channel
+        self.drop()
+        if time.monotonic() < self._retry_at:
+            raise BrokerUnavailable(f"{self.name}: waiting to reconnect")
+        try:
+            parameters = pika.URLParameters(self.url)
+            parameters.heartbeat = HEARTBEAT_SECONDS
+            parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+            parameters.socket_timeout = parameters.stack_timeout = 10
+            parameters.client_properties = {"connection_name": self.name}
+            self.connection = pika.BlockingConnection(parameters)
+            self.connection.add_on_connection_blocked_callback(self._on_blocked)
+            self.connection.add_on_connection_unblocked_callback(self._on_unblocked)
+            self.channel = self.connection.channel()
+            declare_topology(self.channel)
+            self.prepare(self.channel)
+        except (AMQPError, OSError) as error:
+            self._back_off()
+            log.warning("broker_connect_failed", link=self.name, reason=repr(error))
+            self.drop()
+            raise BrokerUnavailable(f"{self.name}: {error!r}") from None
+        self._ready = True
+        self._wait_seconds = 0.0
+        log.info("broker_connected", link=self.name)
+        return self.channel
+
+    def fail(self, error: BaseException) -> BrokerUnavailable:
+        """Drop the link after an error; the caller raises what is returned."""
+        log.warning("broker_connection_lost", link=self.name, reason=repr(error))
+        self.drop()
+        self._back_off()
+        return BrokerUnavailable(f"{self.name}: {error!r}")
+
+    def drop(self) -> None:
+        connection, self.connection, self.channel = self.connection, None, None
+        self._ready = self.blocked = False
+        if connection is not None and connection.is_open:
+            try:
+                connection.close()
+            except (AMQPError, OSError) as error:
+                log.debug("broker_close_failed", link=self.name, reason=repr(error))
+
+    def service(self) -> None:
+        """Do the connection's pending I/O, heartbeats above all, without waiting."""
+        if self.is_open:
+            try:
+                self.connection.process_data_events(0)
+            except (AMQPError, OSError) as error:
+                self.fail(error)
+
+    def seconds_to_retry(self) -> float:
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def _back_off(self) -> None:
+        shortest, longest = RECONNECT_SECONDS
+        self._wait_seconds = min(longest, max(shortest, self._wait_seconds * 2))
+        # Jitter keeps a fleet from reconnecting in step.
+        self._retry_at = time.monotonic() + self._wait_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def _on_blocked(self, *_: Any) -> None:
+        self.blocked = True
+        log.warning("broker_blocked", link=self.name)
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.blocked = False
+        log.info("broker_unblocked", link=self.name)
+
+
+class RabbitMQ:
+    """Consumes one queue and publishes to the exchange, over two connections, from one thread.
+
+    `wait` is how to pass time while there is no connection; a loop gives one that a signal ends.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str,
+        prefetch: int,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._queue = queue
+        self._wait = wait
+        self._publishing = _Link(url, f"{queue} publisher", lambda c: c.confirm_delivery())
+        self._consuming = _Link(
+            url, f"{queue} consumer", lambda c: c.basic_qos(prefetch_count=prefetch)
+        )
+
+    @property
+    def can_publish(self) -> bool:
+        """Connect if need be; False while disconnected or blocked by the broker."""
+        self._publishing.service()
+        try:
+            self._publishing.open()
+        except BrokerUnavailable:
+            return False
+        return not self._publishing.blocked
+
+    def publish(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Publish persistently and `mandatory`; return those that were not routed and confirmed.
+
+        A lost connection leaves the rest of the batch unpublished: they are returned, and one of
+        them may have arrived all the same. Consumers see the same `message_id` twice then.
+        """
+        failed = []
+        for index, publication in enumerate(publications):
+            try:
+                channel = self._publishing.open()
+                self._publish(channel, publication)
+            except (UnroutableError, NackError) as error:
+                log.error(
+                    "publish_refused", message_id=_message_id(publication), reason=repr(error)
+                )
+                failed.append(publication)
+            except BrokerUnavailable:
+                return failed + list(publications[index:])
+            except (AMQPError, OSError) as error:
+                self._publishing.fail(error)
+                return failed + list(publications[index:])
+        return failed
+
+    def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Return what has arrived, waiting at most `wait_seconds` for the first message.
+
+        Without a connection it waits just as long and returns nothing.
+        """
+        self._publishing.service()
+        deliveries: list[Delivery] = []
+        try:
+            channel = self._consuming.open()
+            # Leaving the loop leaves the consumer, and what it has prefetched, in place.
+            for method, properties, body in channel.consume(
+                self._queue, inactivity_timeout=max(wait_seconds, 0.001)
+            ):
+                if method is None:
+                    break
+                deliveries.append(
+                    Delivery(
+                        routing_key=str(method.routing_key),
+                        body=body,
+                        message_id=properties.message_id,
+                        correlation_id=properties.correlation_id,
+                        delivery_tag=method.delivery_tag,
+                        redelivered=method.redelivered,
+                    )
+                )
+                if len(deliveries) >= limit or not channel.get_waiting_message_count():
+                    break
+            if not self._consuming.is_open:
+                raise self._consuming.fail(BrokerUnavailable("the broker closed the channel"))
+        except BrokerUnavailable:
+            self._wait(wait_seconds)
+            return []
+        except (AMQPError, OSError, ValueError) as error:
+            self._consuming.fail(error)
+            return []
+        return deliveries
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge; if the connection is gone they will be delivered again, to somebody."""
+        try:
+            for delivery in deliveries:
+                if self._consuming.is_open:
+                    self._consuming.channel.basic_ack(delivery.delivery_tag)
+        except (AMQPError, OSError) as error:
+            self._consuming.fail(error)
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """Move a message to the dead-letter queue with the reason in its headers, then ack it."""
+        log.error(
+            "message_dead_lettered",
+            routing_key=delivery.routing_key,
+            message_id=delivery.message_id,
+            reason=reason,
+        )
+        try:
+            self._publishing.open().basic_publish(
+                DEAD_LETTER_EXCHANGE,
+                delivery.routing_key,
+                delivery.body,
+                pika.BasicProperties(
+                    delivery_mode=pika.DeliveryMode.Persistent,
+                    message_id=delivery.message_id,
+                    correlation_id=delivery.correlation_id,
+                    headers={REASON_HEADER: reason[:500]},
+                ),
+                mandatory=True,
+            )
+        except (BrokerUnavailable, AMQPError, OSError) as error:
+            # The broker's own dead-lettering keeps the message; only our words are lost.
+            log.warning("dead_letter_without_reason", reason=repr(error))
+            self._reject(delivery)
+            return
+        self.ack([delivery])
+
+    def close(self) -> None:
+        """Close both connections; what was not acknowledged goes to another consumer."""
+        self._consuming.drop()
+        self._publishing.drop()
+
+    def _publish(self, channel: BlockingChannel, publication: Publication) -> None:
+        routing_key, body = encode(publication.message)
+        channel.basic_publish(
+            EXCHANGE,
+            routing_key,
+            body,
+            pika.BasicProperties(
+                content_type="application/json",
+                delivery_mode=pika.DeliveryMode.Persistent,
+                message_id=_message_id(publication),
+                correlation_id=publication.correlation_id,
+            ),
+            mandatory=True,
+        )
+
+    def _reject(self, delivery: Delivery) -> None:
+        try:
+            if self._consuming.is_open:
+                self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
+        except (AMQPError, OSError) as error:
+            self._consuming.fail(error)
+
+
+def _message_id(publication: Publication) -> str:
+    message = publication.message
+    return f"{message.media_id}:{message.attempt or 0}"
+
+
+class InlineBroker:
+    """No broker: publishing a job does it, there and then, and queues its answer for `consume`.
+
+    For one person's own machine. Nothing is kept: what is lost with the process is dispatched
+    again once its attempt has timed out.
+    """
+
+    can_publish = True
+
+    def __init__(
+        self,
+        process: Callable[[ProcessRequest], Result],
+        *,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._process = process
+        self._wait = wait
+        self._answers: deque[Delivery] = deque()
+
+    def publish(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Process each job and keep the answer."""
+        for publication in publications:
+            if isinstance(publication.message, ProcessRequest):
+                answer = self._process(publication.message)
+                routing_key, body = encode(answer)
+                self._answers.append(
+                    Delivery(
+                        routing_key=routing_key,
+                        body=body,
+                        message_id=_message_id(publication),
+                        correlation_id=publication.correlation_id,
+                        delivery_tag=0,
+                    )
+                )
+        return []
+
+    def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Return the answers kept so far."""
+        if not self._answers:
+            self._wait(wait_seconds)
+        return [self._answers.popleft() for _ in range(min(limit, len(self._answers)))]
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing to tell."""
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """There is no queue to keep it in."""
+        log.error("message_dropped", message_id=delivery.message_id, reason=reason)
+
+    def close(self) -> None:
+        """Nothing to close."""

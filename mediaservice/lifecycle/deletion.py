@@ -1,0 +1,146 @@
+"""Deletion: the owner's intent at once, the bytes soon after, the row when nothing can come back.
+
+A deleted media is a tombstone (`deleted_at`) until its upload URL is dead, no worker can still be
+writing, and both buckets have been looked at again.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+
+from config.settings import Settings
+from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
+from mediaservice.lifecycle.rows import (
+    COLUMNS,
+    IS_DUE,
+    NOT_DELETED,
+    MediaRow,
+    Rows,
+    log_transition,
+    transition,
+)
+from mediaservice.messages import public_prefix
+from mediaservice.models import Media, now_plus
+from mediaservice.states import Event, Status
+from mediaservice.storage import Storage
+
+PURGE_LEASE_SECONDS = 120
+PURGE_RETRY_SECONDS = 30
+
+
+class Deletion:
+    """Tombstones, and the purging of whatever bytes a media should no longer have."""
+
+    def __init__(self, rows: Rows, storage: Storage, settings: Settings) -> None:
+        self._rows = rows
+        self._storage = storage
+        self._grace = timedelta(seconds=settings.upload_grace_seconds)
+        self._processing_timeout = timedelta(seconds=settings.processing_timeout_seconds)
+        self._failed_retention = timedelta(days=settings.failed_retention_days)
+
+    def delete(self, media_id: UUID, *, caller: UUID) -> None:
+        """Make a media invisible at once and its objects due for purging.
+
+        The owner may repeat it. Raises MEDIA_NOT_FOUND, or NOT_OWNER.
+        """
+        deleted = self._rows.execute(
+            transition(Event.DELETE_REQUESTED)
+            .where(Media.id == media_id, Media.owner_id == caller)
+            .values(deleted_at=now_plus(0), due_at=now_plus(0))
+            .returning(Media.id)
+        )
+        if deleted:
+            log_transition(Event.DELETE_REQUESTED, media_id)
+            return
+        row = self._rows.find(media_id)
+        if row is not None and row.owner_id == caller:
+            return
+        raise MediaError(MEDIA_NOT_FOUND if row is None or row.deleted_at else NOT_OWNER)
+
+    def retire(self, limit: int) -> int:
+        """Delete up to `limit` failed media whose retention is over; return how many."""
+        over = (
+            select(Media.id)
+            .where(
+                Media.status == Status.FAILED,
+                NOT_DELETED,
+                IS_DUE,
+                Media.updated_at <= now_plus(-self._failed_retention.total_seconds()),
+            )
+            .order_by(Media.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        retired = self._rows.execute(
+            transition(Event.DELETE_REQUESTED)
+            .where(Media.id.in_(over))
+            .values(deleted_at=now_plus(0), due_at=now_plus(0))
+            .returning(Media.id)
+        )
+        for row in retired:
+            log_transition(Event.DELETE_REQUESTED, row.id, reason="retention")
+        return len(retired)
+
+    def claim(self, limit: int) -> list[MediaRow]:
+        """Lease up to `limit` media that have bytes to be purged; give each to `purge`."""
+        due = (
+            select(Media.id)
+            .where(_HAS_BYTES_DUE, IS_DUE)
+            .order_by(Media.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        claimed = self._rows.execute(
+            update(Media)
+            .where(Media.id.in_(due))
+            .values(due_at=now_plus(PURGE_LEASE_SECONDS))
+            .returning(*COLUMNS, now_plus(0).label("claimed_at"))
+        )
+        return list(claimed)
+
+    def purge(self, row: MediaRow) -> None:
+        """Delete the bytes of one claimed media, look again, and set what is due next.
+
+        Raises StoreUnavailable; `postpone` the media then.
+        """
+        originals_only = row.status == Status.READY and row.deleted_at is None
+        is_empty = self._storage.purge(
+            raw_key=row.raw_key,
+            public_prefix=None if originals_only else public_prefix(row.id),
+        )
+        if not is_empty:
+            self.postpone(row)
+        elif originals_only:
+            self._finish(row, due_at=None)
+        elif row.deleted_at is None:
+            self._finish(row, due_at=row.updated_at + self._failed_retention)
+        elif row.claimed_at < self._nothing_comes_after(row):
+            self._finish(row, due_at=self._nothing_comes_after(row))
+        else:
+            self._rows.execute(delete(Media).where(_lease_of(row)))
+
+    def postpone(self, row: MediaRow) -> None:
+        """Try a claimed media again later."""
+        self._finish(row, due_at=now_plus(PURGE_RETRY_SECONDS))
+
+    def _nothing_comes_after(self, row: MediaRow) -> datetime:
+        """Return when the upload URL is dead and no worker can be writing any more."""
+        upload_over: datetime = row.upload_expires_at + self._grace
+        processing_over: datetime = row.deleted_at + self._processing_timeout + self._grace
+        return max(upload_over, processing_over)
+
+    def _finish(self, row: MediaRow, *, due_at: Any) -> None:
+        self._rows.execute(update(Media).where(_lease_of(row)).values(due_at=due_at))
+
+
+# As the partial index `idx_media_due` has it, less what needs no purge: unfinished uploads.
+_HAS_BYTES_DUE = or_(
+    Media.deleted_at.is_not(None), Media.status.in_((Status.READY, Status.FAILED))
+)
+
+
+def _lease_of(row: MediaRow) -> ColumnElement[bool]:
+    """Return the condition that nobody has changed what is due since `row` was claimed."""
+    return and_(Media.id == row.id, Media.due_at == row.due_at)

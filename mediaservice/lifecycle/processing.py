@@ -1,0 +1,300 @@
+"""Processing: handing pinned originals to workers, and taking their answers.
+
+A success counts whichever attempt it comes from, for the bytes were pinned; a failure counts only
+for the current attempt. A ready media never regresses.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from config.settings import Settings
+from mediaservice import errors
+from mediaservice.errors import MediaError
+from mediaservice.lifecycle.rows import (
+    AWAITS_WORKER,
+    COLUMNS,
+    IS_DUE,
+    NOT_DELETED,
+    MediaRow,
+    Rows,
+    log_transition,
+    raw_key,
+    transition,
+)
+from mediaservice.messages import (
+    FailedResult,
+    ProcessedResult,
+    ProcessRequest,
+    Result,
+    public_prefix,
+)
+from mediaservice.models import Json, Media, now_plus, recordset
+from mediaservice.states import Event, OwnerType, Status
+from mediaservice.storage import Storage
+
+MAX_BACKOFF_SECONDS = 3600
+NOBODY = UUID(int=0)
+"""The owner of tombstones for objects that have no row."""
+
+log = structlog.get_logger(__name__)
+
+
+class Processing:
+    """From a due job to `ready`, or to a failure that can be retried."""
+
+    def __init__(self, rows: Rows, storage: Storage, settings: Settings) -> None:
+        self._rows = rows
+        self._storage = storage
+        self._settings = settings
+        self._ready = self._ready_statement()
+        self._retry = self._failure_statement(Event.ATTEMPT_FAILED)
+        self._fail = self._failure_statement(Event.PROCESSING_FAILED)
+
+    def claim(self, limit: int) -> list[tuple[ProcessRequest, str | None]]:
+        """Begin an attempt for up to `limit` due media; return their jobs and request ids.
+
+        The attempt is counted, and its time runs, from here on: if this process dies before it
+        publishes, the media is due again when the time is up.
+        """
+        due = (
+            select(Media.id)
+            .where(AWAITS_WORKER, IS_DUE, Media.attempts_left > 0)
+            .order_by(Media.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        claimed = self._rows.execute(
+            update(Media)
+            .where(Media.id.in_(due), AWAITS_WORKER)
+            .values(
+                attempt=Media.attempt + 1,
+                attempts_left=Media.attempts_left - 1,
+                due_at=now_plus(self._settings.processing_timeout_seconds),
+            )
+            .returning(*COLUMNS, now_plus(0).label("requested_at"))
+        )
+        return [(self._job(row), row.request_id) for row in claimed]
+
+    def give_back(self, job: ProcessRequest, *, delay_seconds: float) -> None:
+        """Undo a claim whose job was not published; the attempt was not used up."""
+        self._rows.execute(
+            update(Media)
+            .where(Media.id == job.media_id, AWAITS_WORKER, Media.attempt == job.attempt)
+            .values(attempts_left=Media.attempts_left + 1, due_at=now_plus(delay_seconds))
+        )
+
+    def give_up(self, limit: int) -> int:
+        """Fail up to `limit` media whose last attempt has timed out; return how many."""
+        overdue = (
+            select(Media.id)
+            .where(AWAITS_WORKER, IS_DUE, Media.attempts_left == 0)
+            .order_by(Media.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        failed = self._rows.execute(
+            transition(Event.ATTEMPTS_EXHAUSTED)
+            .where(Media.id.in_(overdue))
+            .values(error_code=errors.PROCESSING_TIMEOUT, due_at=self._failed_due_at())
+            .returning(Media.id)
+        )
+        for row in failed:
+            log_transition(Event.ATTEMPTS_EXHAUSTED, row.id)
+        return len(failed)
+
+    def apply(self, results: Sequence[Result]) -> None:
+        """Apply a batch of worker answers in one transaction; safe to repeat, in any order.
+
+        Answers that change nothing are duplicates, late, or for media that are gone. Objects that
+        a success has left for a deleted or unknown media become due for purging.
+        """
+        processed = {r.media_id: r for r in results if isinstance(r, ProcessedResult)}
+        failed = [r for r in results if isinstance(r, FailedResult)]
+        with self._rows.begin() as connection:
+
+            def run(statement: Any, records: list[dict[str, Any]]) -> set[UUID]:
+                if not records:
+                    return set()
+                parameters = {"records": json.dumps(records)}
+                return {row.id for row in connection.execute(statement, parameters)}
+
+            ready = run(self._ready, [_ready_record(r) for r in processed.values()])
+            stray = processed.keys() - ready
+            if stray:
+                stray -= {
+                    row.id
+                    for row in connection.execute(
+                        select(Media.id).where(
+                            Media.id.in_(stray), NOT_DELETED, Media.status == Status.READY
+                        )
+                    )
+                }
+            for media_id in stray:
+                connection.execute(self._tombstone(media_id))
+            retried = run(self._retry, [self._failure_record(r) for r in failed])
+            given_up = run(self._fail, [self._failure_record(r) for r in failed])
+        for event, media_ids in (
+            (Event.PROCESSED, ready),
+            (Event.ATTEMPT_FAILED, retried),
+            (Event.PROCESSING_FAILED, given_up),
+        ):
+            for media_id in media_ids:
+                log_transition(event, media_id)
+        for media_id in stray:
+            log.warning("stray_result", media_id=str(media_id))
+
+    def retry(self, media_id: UUID) -> MediaRow:
+        """Give a media whose processing failed a new set of attempts; due now.
+
+        Raises MEDIA_NOT_FOUND or RETRY_NOT_POSSIBLE.
+        """
+        row = self._rows.transition(
+            Event.RETRY_REQUESTED,
+            media_id,
+            error_code=None,
+            attempts_left=self._settings.max_attempts,
+            due_at=now_plus(0),
+        )
+        if row is not None:
+            return row
+        found = self._rows.find(media_id)
+        if found is None or found.deleted_at is not None:
+            raise MediaError(errors.MEDIA_NOT_FOUND)
+        raise MediaError(errors.RETRY_NOT_POSSIBLE)
+
+    def _job(self, row: MediaRow) -> ProcessRequest:
+        return ProcessRequest(
+            media_id=row.id,
+            attempt=row.attempt,
+            raw_bucket=self._storage.raw_bucket,
+            raw_key=row.raw_key,
+            raw_etag=row.raw_etag,
+            content_type=row.content_type,
+            size_bytes=row.size_bytes,
+            public_bucket=self._storage.public_bucket,
+            public_prefix=public_prefix(row.id),
+            requested_at=row.requested_at,
+        )
+
+    def _failed_due_at(self) -> Any:
+        return now_plus(timedelta(days=self._settings.failed_retention_days).total_seconds())
+
+    def _ready_statement(self) -> Any:
+        records = recordset(
+            self._rows.dialect,
+            media_id=Uuid(),
+            public_key=Text(),
+            width=Integer(),
+            height=Integer(),
+            variants=Json,
+            placeholder=Text(),
+        )
+        days = self._settings.raw_retention_days
+        return (
+            transition(Event.PROCESSED)
+            .where(Media.id == records.c.media_id)
+            .values(
+                public_key=records.c.public_key,
+                width=records.c.width,
+                height=records.c.height,
+                variants=records.c.variants,
+                placeholder=records.c.placeholder,
+                processed_at=now_plus(0),
+                error_code=None,
+                due_at=now_plus(timedelta(days=days).total_seconds()) if days else None,
+            )
+            .returning(Media.id)
+        )
+
+    def _failure_statement(self, event: Event) -> Any:
+        """Return the statement for failures that are (ATTEMPT_FAILED) or are not tried again."""
+        records = recordset(
+            self._rows.dialect,
+            media_id=Uuid(),
+            attempt=Integer(),
+            error_code=Text(),
+            retryable=Boolean(),
+            retry_seconds=Double(),
+        )
+        statement = transition(event).where(
+            Media.id == records.c.media_id,
+            or_(records.c.attempt.is_(None), records.c.attempt == Media.attempt),
+        )
+        if event is Event.ATTEMPT_FAILED:
+            return (
+                statement.where(records.c.retryable, Media.attempts_left > 0)
+                .values(due_at=now_plus(records.c.retry_seconds))
+                .returning(Media.id)
+            )
+        return (
+            statement.where(or_(~records.c.retryable, Media.attempts_left == 0))
+            .values(error_code=records.c.error_code, due_at=self._failed_due_at())
+            .returning(Media.id)
+        )
+
+    def _failure_record(self, result: FailedResult) -> dict[str, Any]:
+        doublings = min((result.attempt or 1) - 1, 32)
+        retry_seconds = self._settings.retry_backoff_seconds * 2**doublings
+        return {
+            "media_id": result.media_id.hex,
+            "attempt": result.attempt,
+            "error_code": result.error.code,
+            "retryable": result.error.retryable,
+            "retry_seconds": min(retry_seconds, MAX_BACKOFF_SECONDS),
+        }
+
+    def _tombstone(self, media_id: UUID) -> Any:
+        """Return the statement that makes a media's stray objects due for purging.
+
+        Where no row is left it is made anew, as a tombstone of nobody's: so the purge is retried
+        like any other, whatever happens to this process.
+        """
+        insert = (postgresql if self._rows.dialect.name == "postgresql" else sqlite).insert(Media)
+        now = now_plus(0)
+        return insert.values(
+            id=media_id,
+            owner_id=NOBODY,
+            owner_type=OwnerType.USER,
+            status=Status.FAILED,
+            error_code=errors.PROCESSING_FAILED,
+            raw_key=raw_key(media_id),
+            created_at=now,
+            updated_at=now,
+            upload_expires_at=now,
+            due_at=now,
+            deleted_at=now,
+            attempt=0,
+            attempts_left=0,
+        ).on_conflict_do_update(
+            index_elements=["id"],
+            set_={"due_at": now},
+            where=Media.deleted_at.is_not(None),
+        )
+
+
+def _ready_record(result: ProcessedResult) -> dict[str, Any]:
+    return {
+        "media_id": result.media_id.hex,
+        "public_key": result.public_key,
+        "width": result.width,
+        "height": result.height,
+        "placeholder": result.placeholder,
+        "variants": [
+            {
+                "name": variant.name,
+                "key": variant.key,
+                "width": variant.width,
+                "height": variant.height,
+                "size_bytes": variant.size_bytes,
+                "content_type": variant.content_type,
+            }
+            for variant in result.variants
+        ],
+    }

@@ -1,0 +1,128 @@
+"""Reading media, and the one way to change their status.
+
+Knows tables and transitions, nothing of stores, brokers or limits.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import ColumnElement, Engine, Executable, Row, and_, select, update
+from sqlalchemy.sql.dml import Update
+
+from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
+from mediaservice.models import Media, now_plus
+from mediaservice.states import TRANSITIONS, Event, Status
+
+log = structlog.get_logger(__name__)
+
+MediaRow = Row[Any]
+"""A row of `media`; its attributes are the columns and `upload_expired`."""
+
+COLUMNS = (
+    *Media.__table__.c,
+    (Media.upload_expires_at < now_plus(0)).label("upload_expired"),
+)
+NOT_DELETED = Media.deleted_at.is_(None)
+IS_DUE = Media.due_at <= now_plus(0)
+# As the partial index `idx_media_due_dispatch` has it.
+AWAITS_WORKER = and_(Media.status == Status.PROCESSING, NOT_DELETED)
+
+
+class Rows:
+    """The `media` table of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.dialect = engine.dialect
+        self._transactions = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def begin(self) -> Any:
+        """Return a context manager: a connection in a transaction of several statements."""
+        return self._transactions.begin()
+
+    def execute(
+        self, statement: Executable, parameters: dict[str, Any] | None = None
+    ) -> Sequence[MediaRow]:
+        """Run one statement as one transaction and return its rows."""
+        with self._autocommit.connect() as connection:
+            result = connection.execute(statement, parameters)
+            return result.all() if result.returns_rows else []
+
+    def find(self, media_id: UUID) -> MediaRow | None:
+        """Return a media, a tombstone too, or None."""
+        rows = self.execute(select(*COLUMNS).where(Media.id == media_id))
+        return rows[0] if rows else None
+
+    def owned(self, media_id: UUID, caller: UUID) -> MediaRow:
+        """Return a media of the caller's. Raises MEDIA_NOT_FOUND or NOT_OWNER."""
+        row = self.find(media_id)
+        if row is None or row.deleted_at is not None:
+            raise MediaError(MEDIA_NOT_FOUND)
+        if row.owner_id != caller:
+            raise MediaError(NOT_OWNER)
+        return row
+
+    def visible(self, media_id: UUID, caller: UUID) -> MediaRow:
+        """Return a media the caller may see: their own, and anybody's that is ready.
+
+        A ready media is public at its CDN URL already; all else is MEDIA_NOT_FOUND to strangers.
+        """
+        row = self.find(media_id)
+        if row is None or row.deleted_at is not None:
+            raise MediaError(MEDIA_NOT_FOUND)
+        if row.owner_id != caller and row.status != Status.READY:
+            raise MediaError(MEDIA_NOT_FOUND)
+        return row
+
+    def page(
+        self,
+        *,
+        owner_id: UUID,
+        owner_type: str | None,
+        status: str | None,
+        before: UUID | None,
+        limit: int,
+    ) -> Sequence[MediaRow]:
+        """Return an owner's media, newest first, that are older than `before`."""
+        conditions: list[ColumnElement[bool]] = [Media.owner_id == owner_id, NOT_DELETED]
+        if owner_type is not None:
+            conditions.append(Media.owner_type == owner_type)
+        if status is not None:
+            conditions.append(Media.status == status)
+        if before is not None:
+            conditions.append(Media.id < before)
+        return self.execute(
+            select(*COLUMNS).where(*conditions).order_by(Media.id.desc()).limit(limit)
+        )
+
+    def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
+        """Apply an event to one media; return its new row, or None where it does not apply."""
+        statement = transition(event).where(Media.id == media_id).values(**values)
+        rows = self.execute(statement.returning(*COLUMNS))
+        if not rows:
+            return None
+        log_transition(event, media_id)
+        return rows[0]
+
+
+def raw_key(media_id: UUID) -> str:
+    """Return where a media's original goes. Ids are random, so no key is ever used twice."""
+    return f"uploads/{media_id}"
+
+
+def transition(event: Event) -> Update:
+    """Return the conditional UPDATE of an event; the caller narrows it and adds values."""
+    rule = TRANSITIONS[event]
+    statement = update(Media).where(NOT_DELETED, Media.status.in_(rule.sources))
+    if rule.pinned_only:
+        statement = statement.where(Media.raw_etag.is_not(None))
+    if rule.target is not None:
+        statement = statement.values(status=rule.target)
+    return statement.values(updated_at=now_plus(0))
+
+
+def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
+    """Leave the trace that audits and tests follow: one line for each change of status."""
+    log.info("media_transition", transition=event.value, media_id=str(media_id), **facts)

@@ -1,0 +1,295 @@
+"""Uploads: promising one, checking what arrived, giving up on what did not.
+
+The limits and every comparison of declared with stored are here.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import filetype
+import uuid_utils.compat
+from sqlalchemy import ColumnElement, func, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from config.settings import Settings
+from mediaservice import errors
+from mediaservice.errors import Failure, MediaError
+from mediaservice.lifecycle.rows import (
+    COLUMNS,
+    IS_DUE,
+    NOT_DELETED,
+    MediaRow,
+    Rows,
+    log_transition,
+    raw_key,
+    transition,
+)
+from mediaservice.models import Media, now_plus
+from mediaservice.states import Event, Status
+from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
+
+PENDING_RETRY_AFTER_SECONDS = 30
+
+# HEIF is the container and HEIC its usual content: phones and browsers use either name.
+_CANONICAL_TYPE = {"image/heif": "image/heic"}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """What a client declares before uploading; `checksum_sha256` is base64, as S3 has it."""
+
+    owner_id: UUID
+    owner_type: str
+    content_type: str
+    size_bytes: int
+    checksum_sha256: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTicket:
+    """What a client needs to upload one media until `expires_at`."""
+
+    media_id: UUID
+    upload: PresignedUpload
+    expires_at: datetime
+
+
+class Uploads:
+    """From the request for a URL to a pinned original, or to the failure that says why not."""
+
+    def __init__(self, rows: Rows, storage: Storage, settings: Settings) -> None:
+        self._rows = rows
+        self._storage = storage
+        self._settings = settings
+
+    def request(self, request: UploadRequest) -> UploadTicket:
+        """Store a pending media and return its upload URL; the row is committed first.
+
+        With an idempotency key, a repeat of the same request returns the same media with a fresh
+        URL while it is pending. Raises UPLOAD_TOO_LARGE, CONTENT_TYPE_NOT_ALLOWED,
+        TOO_MANY_PENDING or IDEMPOTENCY_KEY_REUSED.
+        """
+        settings = self._settings
+        if request.size_bytes > settings.max_upload_bytes:
+            raise MediaError(
+                errors.UPLOAD_TOO_LARGE, details={"max_upload_bytes": settings.max_upload_bytes}
+            )
+        if request.content_type not in settings.allowed_content_types:
+            raise MediaError(
+                errors.CONTENT_TYPE_NOT_ALLOWED,
+                details={"allowed_content_types": list(settings.allowed_content_types)},
+            )
+        row = self._insert(request) or self._renew(request)
+        upload = self._storage.presign_upload(
+            row.raw_key,
+            content_type=request.content_type,
+            size_bytes=request.size_bytes,
+            checksum_sha256=request.checksum_sha256,
+            ttl_seconds=settings.upload_url_ttl_seconds,
+        )
+        return UploadTicket(row.id, upload, row.upload_expires_at)
+
+    def complete(self, media_id: UUID, *, caller: UUID, request_id: str | None = None) -> MediaRow:
+        """Check the stored object against what was declared, pin it, and make its job due.
+
+        A repeat returns the current row and never makes a second job. Raises MEDIA_NOT_FOUND,
+        NOT_OWNER, UPLOAD_NOT_FOUND (still pending), UPLOAD_EXPIRED, SIZE_MISMATCH,
+        CONTENT_MISMATCH, CHECKSUM_MISMATCH, or StoreUnavailable with nothing changed.
+        """
+        row = self._rows.owned(media_id, caller)
+        if row.status != Status.PENDING:
+            return _outcome(row)
+        try:
+            found = self._storage.inspect_upload(
+                row.raw_key, with_checksum=row.checksum_sha256 is not None
+            )
+        except ObjectNotFound:
+            failure = errors.UPLOAD_EXPIRED if row.upload_expired else errors.UPLOAD_NOT_FOUND
+            raise MediaError(failure) from None
+        content_type = _sniff(found.first_bytes)
+        rejection = _difference(row, found, content_type)
+        if rejection is None:
+            changed = self._rows.transition(
+                Event.UPLOAD_COMPLETED,
+                media_id,
+                raw_etag=found.etag,
+                content_type=content_type,
+                attempts_left=self._settings.max_attempts,
+                due_at=now_plus(0),
+                request_id=request_id,
+            )
+        else:
+            changed = self._rows.transition(
+                Event.UPLOAD_REJECTED,
+                media_id,
+                error_code=rejection.code,
+                # While its URL lives, the object is what keeps another from being stored.
+                due_at=row.upload_expires_at + self._grace,
+            )
+        return _outcome(changed or self._rows.owned(media_id, caller))
+
+    def expire(self, limit: int) -> int:
+        """Fail up to `limit` uploads whose deadline has passed; return how many."""
+        overdue = (
+            select(Media.id)
+            .where(Media.status == Status.PENDING, NOT_DELETED, IS_DUE)
+            .order_by(Media.due_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        expired = self._rows.execute(
+            transition(Event.UPLOAD_EXPIRED)
+            .where(Media.id.in_(overdue))
+            .values(error_code=errors.UPLOAD_EXPIRED.code, due_at=now_plus(0))
+            .returning(Media.id)
+        )
+        for row in expired:
+            log_transition(Event.UPLOAD_EXPIRED, row.id)
+        return len(expired)
+
+    @property
+    def _grace(self) -> timedelta:
+        return timedelta(seconds=self._settings.upload_grace_seconds)
+
+    def _deadlines(self) -> dict[str, Any]:
+        ttl = self._settings.upload_url_ttl_seconds
+        return {
+            "upload_expires_at": now_plus(ttl),
+            "due_at": now_plus(ttl + self._settings.upload_grace_seconds),
+        }
+
+    def _insert(self, request: UploadRequest) -> MediaRow | None:
+        """Insert a pending row, or return None: too many pending, or the key was used before."""
+        media_id = uuid_utils.compat.uuid7()
+        values: dict[str, Any] = {
+            "id": media_id,
+            "owner_id": request.owner_id,
+            "owner_type": request.owner_type,
+            "status": Status.PENDING.value,
+            "raw_key": raw_key(media_id),
+            "content_type": request.content_type,
+            "size_bytes": request.size_bytes,
+            "checksum_sha256": request.checksum_sha256,
+            "idempotency_key": request.idempotency_key,
+            "created_at": now_plus(0),
+            "updated_at": now_plus(0),
+            "attempt": 0,
+            "attempts_left": 0,
+            **self._deadlines(),
+        }
+        columns = Media.__table__.c
+        source = select(
+            *(
+                value if isinstance(value, ColumnElement) else literal(value, columns[name].type)
+                for name, value in values.items()
+            )
+        ).where(*self._within_limits(request))
+        insert = (postgresql if self._is_postgresql else sqlite).insert(Media)
+        statement = (
+            insert.from_select(list(values), source)
+            .on_conflict_do_nothing(
+                index_elements=["owner_id", "idempotency_key"],
+                index_where=Media.idempotency_key.is_not(None),
+            )
+            .returning(*COLUMNS)
+        )
+        with self._rows.begin() as connection:
+            if self._is_postgresql:
+                # Parallel requests of one owner queue up here, so none counts without the others.
+                connection.execute(
+                    select(func.pg_advisory_xact_lock(_lock_number(request.owner_id)))
+                )
+            row: MediaRow | None = connection.execute(statement).first()
+        if row is not None:
+            log_transition(Event.UPLOAD_REQUESTED, row.id)
+        return row
+
+    def _within_limits(self, request: UploadRequest) -> tuple[ColumnElement[bool], ...]:
+        pending = (Media.owner_id == request.owner_id, Media.status == Status.PENDING, NOT_DELETED)
+        count = select(func.count()).where(*pending).scalar_subquery()
+        size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
+        return (
+            count < self._settings.max_pending_uploads,
+            size.scalar_subquery() + request.size_bytes <= self._settings.max_pending_bytes,
+        )
+
+    def _renew(self, request: UploadRequest) -> MediaRow:
+        """Return the pending row of an earlier, equal request with new deadlines, or raise."""
+        if request.idempotency_key is None:
+            raise _too_many_pending(self._settings)
+        mine = (
+            Media.owner_id == request.owner_id,
+            Media.idempotency_key == request.idempotency_key,
+        )
+        renewed = self._rows.execute(
+            update(Media)
+            .where(
+                *mine,
+                Media.status == Status.PENDING,
+                NOT_DELETED,
+                Media.owner_type == request.owner_type,
+                Media.content_type == request.content_type,
+                Media.size_bytes == request.size_bytes,
+                Media.checksum_sha256.is_not_distinct_from(request.checksum_sha256),
+            )
+            .values(**self._deadlines())
+            .returning(*COLUMNS)
+        )
+        if renewed:
+            return renewed[0]
+        if self._rows.execute(select(Media.id).where(*mine)):
+            raise MediaError(errors.IDEMPOTENCY_KEY_REUSED)
+        raise _too_many_pending(self._settings)
+
+    @property
+    def _is_postgresql(self) -> bool:
+        return self._rows.dialect.name == "postgresql"
+
+
+def _too_many_pending(settings: Settings) -> MediaError:
+    return MediaError(
+        errors.TOO_MANY_PENDING,
+        retry_after_seconds=PENDING_RETRY_AFTER_SECONDS,
+        details={
+            "max_pending_uploads": settings.max_pending_uploads,
+            "max_pending_bytes": settings.max_pending_bytes,
+        },
+    )
+
+
+def _lock_number(owner_id: UUID) -> int:
+    """Return a 64-bit signed number for PostgreSQL's advisory locks."""
+    return int.from_bytes(owner_id.bytes[8:], signed=True)
+
+
+def _sniff(first_bytes: bytes) -> str | None:
+    """Return the image type that the bytes themselves announce."""
+    return filetype.guess_mime(first_bytes) if first_bytes else None
+
+
+def _difference(row: MediaRow, found: UploadedObject, content_type: str | None) -> Failure | None:
+    """Return how the stored object differs from what was declared, or None."""
+    if found.size_bytes != row.size_bytes:
+        return errors.SIZE_MISMATCH
+    if found.content_type != row.content_type or content_type is None:
+        return errors.CONTENT_MISMATCH
+    if _canonical(content_type) != _canonical(row.content_type):
+        return errors.CONTENT_MISMATCH
+    if found.checksum_sha256 and found.checksum_sha256 != row.checksum_sha256:
+        return errors.CHECKSUM_MISMATCH
+    return None
+
+
+def _canonical(content_type: str) -> str:
+    return _CANONICAL_TYPE.get(content_type, content_type)
+
+
+def _outcome(row: MediaRow) -> MediaRow:
+    """Return a completed media, or raise the failure that ended its upload."""
+    failure = errors.UPLOAD_FAILURES.get(row.error_code)
+    if failure is not None:
+        raise MediaError(failure)
+    return row
