@@ -87,6 +87,9 @@ class Broker(Protocol):
     def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Set a message aside for a person, with the reason."""
 
+    def rest(self, seconds: float) -> None:
+        """Pass time while deliveries are in hand, keeping the connections alive."""
+
     def close(self) -> None:
         """Leave; unacknowledged messages go to another consumer."""
 
@@ -334,6 +337,12 @@ class RabbitMQ:
             return
         self.ack([delivery])
 
+    def rest(self, seconds: float) -> None:
+        """Wait, then do the pending I/O of both connections, heartbeats above all."""
+        self._wait(seconds)
+        self._publishing.service()
+        self._consuming.service()
+
     def close(self) -> None:
         """Close both connections; what was not acknowledged goes to another consumer."""
         self._consuming.drop()
@@ -415,6 +424,10 @@ class InlineBroker:
     def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """There is no queue to keep it in."""
         log.error("message_dropped", message_id=delivery.message_id, reason=reason)
+
+    def rest(self, seconds: float) -> None:
+        """Wait."""
+        self._wait(seconds)
 
     def close(self) -> None:
         """Nothing to close."""

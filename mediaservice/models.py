@@ -89,6 +89,12 @@ def _where(condition: str) -> dict[str, Any]:
     return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
 
 
+# The predicates of the partial indexes, as constants: a query that uses the same text can always be
+# answered from the index, where a bind parameter would hide that from a generic plan.
+IS_PENDING = "status = 'pending' AND deleted_at IS NULL"
+AWAITS_WORKER = "status = 'processing' AND deleted_at IS NULL"
+AWAITS_HOUSEKEEPING = "(status <> 'processing' OR deleted_at IS NOT NULL)"
+
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
@@ -171,7 +177,7 @@ class Media(Base):
         Index(
             "idx_media_pending",
             "owner_id",
-            **_where("status = 'pending' AND deleted_at IS NULL"),
+            **_where(IS_PENDING),
         ),
         Index(
             "idx_media_idempotency_key",
@@ -184,14 +190,12 @@ class Media(Base):
         Index(
             "idx_media_due_dispatch",
             "due_at",
-            **_where("due_at IS NOT NULL AND status = 'processing' AND deleted_at IS NULL"),
+            **_where(f"due_at IS NOT NULL AND {AWAITS_WORKER}"),
         ),
         Index(
             "idx_media_due",
             "due_at",
-            **_where(
-                "due_at IS NOT NULL AND (status <> 'processing' OR deleted_at IS NOT NULL)"
-            ),
+            **_where(f"due_at IS NOT NULL AND {AWAITS_HOUSEKEEPING}"),
         ),
     )
 

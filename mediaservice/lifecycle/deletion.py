@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
 
 from config.settings import Settings
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
@@ -22,7 +22,7 @@ from mediaservice.lifecycle.rows import (
     transition,
 )
 from mediaservice.messages import public_prefix
-from mediaservice.models import Media, now_plus
+from mediaservice.models import AWAITS_HOUSEKEEPING, Media, now_plus
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 
@@ -64,9 +64,10 @@ class Deletion:
         over = (
             select(Media.id)
             .where(
+                text(AWAITS_HOUSEKEEPING),
+                IS_DUE,
                 Media.status == Status.FAILED,
                 NOT_DELETED,
-                IS_DUE,
                 Media.updated_at <= now_plus(-self._failed_retention.total_seconds()),
             )
             .order_by(Media.due_at)
@@ -87,7 +88,11 @@ class Deletion:
         """Lease up to `limit` media that have bytes to be purged; give each to `purge`."""
         due = (
             select(Media.id)
-            .where(_HAS_BYTES_DUE, IS_DUE)
+            .where(
+                text(AWAITS_HOUSEKEEPING),
+                IS_DUE,
+                or_(Media.deleted_at.is_not(None), Media.status != Status.PENDING),
+            )
             .order_by(Media.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -133,12 +138,6 @@ class Deletion:
 
     def _finish(self, row: MediaRow, *, due_at: Any) -> None:
         self._rows.execute(update(Media).where(_lease_of(row)).values(due_at=due_at))
-
-
-# As the partial index `idx_media_due` has it, less what needs no purge: unfinished uploads.
-_HAS_BYTES_DUE = or_(
-    Media.deleted_at.is_not(None), Media.status.in_((Status.READY, Status.FAILED))
-)
 
 
 def _lease_of(row: MediaRow) -> ColumnElement[bool]:

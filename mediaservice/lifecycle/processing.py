@@ -11,14 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, update
+from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
 from mediaservice import errors
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import (
-    AWAITS_WORKER,
     COLUMNS,
     IS_DUE,
     NOT_DELETED,
@@ -35,7 +34,7 @@ from mediaservice.messages import (
     Result,
     public_prefix,
 )
-from mediaservice.models import Json, Media, now_plus, recordset
+from mediaservice.models import AWAITS_WORKER, Json, Media, now_plus, recordset
 from mediaservice.states import Event, OwnerType, Status
 from mediaservice.storage import Storage
 
@@ -65,14 +64,14 @@ class Processing:
         """
         due = (
             select(Media.id)
-            .where(AWAITS_WORKER, IS_DUE, Media.attempts_left > 0)
+            .where(text(AWAITS_WORKER), IS_DUE, Media.attempts_left > 0)
             .order_by(Media.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         claimed = self._rows.execute(
             update(Media)
-            .where(Media.id.in_(due), AWAITS_WORKER)
+            .where(Media.id.in_(due), text(AWAITS_WORKER))
             .values(
                 attempt=Media.attempt + 1,
                 attempts_left=Media.attempts_left - 1,
@@ -86,7 +85,7 @@ class Processing:
         """Undo a claim whose job was not published; the attempt was not used up."""
         self._rows.execute(
             update(Media)
-            .where(Media.id == job.media_id, AWAITS_WORKER, Media.attempt == job.attempt)
+            .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
             .values(attempts_left=Media.attempts_left + 1, due_at=now_plus(delay_seconds))
         )
 
@@ -94,7 +93,7 @@ class Processing:
         """Fail up to `limit` media whose last attempt has timed out; return how many."""
         overdue = (
             select(Media.id)
-            .where(AWAITS_WORKER, IS_DUE, Media.attempts_left == 0)
+            .where(text(AWAITS_WORKER), IS_DUE, Media.attempts_left == 0)
             .order_by(Media.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)

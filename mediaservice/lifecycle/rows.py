@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Engine, Executable, Row, and_, select, update
+from sqlalchemy import ColumnElement, Engine, Executable, Row, select, update
 from sqlalchemy.sql.dml import Update
 
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
@@ -26,8 +26,6 @@ COLUMNS = (
 )
 NOT_DELETED = Media.deleted_at.is_(None)
 IS_DUE = Media.due_at <= now_plus(0)
-# As the partial index `idx_media_due_dispatch` has it.
-AWAITS_WORKER = and_(Media.status == Status.PROCESSING, NOT_DELETED)
 
 
 class Rows:

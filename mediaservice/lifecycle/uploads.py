@@ -10,7 +10,7 @@ from uuid import UUID
 
 import filetype
 import uuid_utils.compat
-from sqlalchemy import ColumnElement, func, literal, select, update
+from sqlalchemy import ColumnElement, func, literal, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
@@ -26,7 +26,7 @@ from mediaservice.lifecycle.rows import (
     raw_key,
     transition,
 )
-from mediaservice.models import Media, now_plus
+from mediaservice.models import IS_PENDING, Media, now_plus
 from mediaservice.states import Event, Status
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
 
@@ -135,7 +135,7 @@ class Uploads:
         """Fail up to `limit` uploads whose deadline has passed; return how many."""
         overdue = (
             select(Media.id)
-            .where(Media.status == Status.PENDING, NOT_DELETED, IS_DUE)
+            .where(text(IS_PENDING), IS_DUE)
             .order_by(Media.due_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -208,7 +208,7 @@ class Uploads:
         return row
 
     def _within_limits(self, request: UploadRequest) -> tuple[ColumnElement[bool], ...]:
-        pending = (Media.owner_id == request.owner_id, Media.status == Status.PENDING, NOT_DELETED)
+        pending = (Media.owner_id == request.owner_id, text(IS_PENDING))
         count = select(func.count()).where(*pending).scalar_subquery()
         size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
         return (

@@ -1,0 +1,170 @@
+"""The listener's loop: workers' answers in, due work out.
+
+One thread does both in turn, so that neither a stream of results nor a backlog of due work can
+starve the other. All decisions are `lifecycle`'s; any number of listeners may run at once.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import structlog
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+
+from mediaservice.broker import Broker, Delivery, Publication
+from mediaservice.lifecycle import Lifecycle
+from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
+from mediaservice.storage import StoreUnavailable
+
+RESULT_BATCH = 100
+DISPATCH_BATCH = 50
+HOUSEKEEPING_BATCH = 20
+HOUSEKEEPING_SECONDS = 1.0
+# After a fault of the database, the store or the broker, this long before the same is tried again.
+FAULT_WAIT_SECONDS = 1.0
+STORE_FAULT_WAIT_SECONDS = 10.0
+UNROUTABLE_WAIT_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """Runs until `stop`; finishes what it has in hand first."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        broker: Broker,
+        stopping: threading.Event,
+        *,
+        poll_seconds: float,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._broker = broker
+        self._stopping = stopping
+        self._poll_seconds = poll_seconds
+        self._dispatch_at = self._housekeeping_at = self._purge_at = 0.0
+
+    def run(self) -> None:
+        """Loop until `stop` is called, from a signal handler or another thread."""
+        log.info("listener_started")
+        try:
+            while not self._stopping.is_set():
+                self.run_once()
+        finally:
+            self._broker.close()
+        log.info("listener_stopped")
+
+    def run_once(self) -> None:
+        """Take what answers there are, waiting no longer than until work is due; then do that."""
+        wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
+        try:
+            deliveries = self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds)
+            if deliveries:
+                self._take_results(deliveries)
+            if time.monotonic() >= self._dispatch_at:
+                more = self._dispatch()
+                self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
+            if time.monotonic() >= self._housekeeping_at:
+                more = self._keep_house()
+                self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
+        except DBAPIError as error:
+            # Whatever was claimed comes back when its lease ends.
+            self._wait_for_database(error)
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """Ask the loop to end; fit for `signal.signal`."""
+        self._stopping.set()
+
+    def _take_results(self, deliveries: Sequence[Delivery]) -> None:
+        results: list[Result] = []
+        good: list[Delivery] = []
+        for delivery in deliveries:
+            try:
+                message = decode(delivery.routing_key, delivery.body)
+                if isinstance(message, ProcessRequest):
+                    raise MalformedMessage("a job is not a result")
+            except MalformedMessage as error:
+                self._broker.dead_letter(delivery, str(error))
+            else:
+                results.append(message)
+                good.append(delivery)
+        if self._apply(results):
+            self._broker.ack(good)
+        else:
+            for result, delivery in zip(results, good, strict=True):
+                if self._apply([result]):
+                    self._broker.ack([delivery])
+                else:
+                    self._broker.dead_letter(delivery, "the database refuses its values")
+
+    def _apply(self, results: Sequence[Result]) -> bool:
+        """Apply results, for as long as the database is away; False if it refuses the values.
+
+        They are kept in hand meanwhile: giving them back would spend their deliveries.
+        """
+        while True:
+            try:
+                self._lifecycle.processing.apply(results)
+            except (DataError, IntegrityError) as error:
+                log.error("results_refused", count=len(results), reason=str(error.orig))
+                return False
+            except DBAPIError as error:
+                if self._stopping.is_set():
+                    raise
+                self._wait_for_database(error)
+            else:
+                return True
+
+    def _wait_for_database(self, error: DBAPIError) -> None:
+        log.error("database_unavailable", reason=str(error.orig))
+        self._broker.rest(FAULT_WAIT_SECONDS)
+
+    def _dispatch(self) -> bool:
+        """Publish due jobs; say whether there may be more."""
+        if not self._broker.can_publish:
+            return False
+        claimed = self._lifecycle.processing.claim(DISPATCH_BATCH)
+        if not claimed:
+            return False
+        failed = self._broker.publish([Publication(job, request_id) for job, request_id in claimed])
+        for publication in failed:
+            job = publication.message
+            assert isinstance(job, ProcessRequest)  # noqa: S101 - what we published above
+            self._lifecycle.processing.give_back(job, delay_seconds=UNROUTABLE_WAIT_SECONDS)
+        log.info("jobs_dispatched", count=len(claimed) - len(failed), given_back=len(failed))
+        return len(claimed) == DISPATCH_BATCH and not failed
+
+    def _keep_house(self) -> bool:
+        """Expire, give up, retire and purge what is due; say whether there may be more."""
+        counts = [
+            self._lifecycle.uploads.expire(HOUSEKEEPING_BATCH),
+            self._lifecycle.processing.give_up(HOUSEKEEPING_BATCH),
+            self._lifecycle.deletion.retire(HOUSEKEEPING_BATCH),
+            self._purge(),
+        ]
+        return max(counts) == HOUSEKEEPING_BATCH
+
+    def _purge(self) -> int:
+        if time.monotonic() < self._purge_at:
+            return 0
+        claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
+        for index, row in enumerate(claimed):
+            try:
+                self._lifecycle.deletion.purge(row)
+            except StoreUnavailable as error:
+                # One time-out is enough: the store is asked again for all of them, later.
+                log.error("purge_postponed", count=len(claimed) - index, reason=str(error))
+                for postponed in claimed[index:]:
+                    self._lifecycle.deletion.postpone(postponed)
+                self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
+                return 0
+        return len(claimed)
+
+
+def stop_on_signals(listener: Listener) -> None:
+    """Let SIGTERM and SIGINT end the loop in good order."""
+    signal.signal(signal.SIGTERM, listener.stop)
+    signal.signal(signal.SIGINT, listener.stop)

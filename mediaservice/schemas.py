@@ -1,0 +1,186 @@
+"""The JSON that goes in and out over HTTP, as marshmallow schemas; also the OpenAPI document's.
+
+Shapes only: no queries, no limits that depend on settings.
+"""
+
+import base64
+import binascii
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from mediaservice.states import OwnerType, Status
+
+_SHA256_BYTES = 32
+
+
+class Sha256(fields.String):
+    """A SHA-256 as 64 hex digits or as 44 characters of base64; base64 inside, as S3 has it."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text = str(super()._deserialize(value, *args, **kwargs))
+        try:
+            digest = bytes.fromhex(text) if len(text) == 64 else base64.b64decode(text, validate=True)
+        except (ValueError, binascii.Error):
+            digest = b""
+        if len(digest) != _SHA256_BYTES:
+            raise ValidationError("Not a SHA-256: 64 hex digits, or base64 of 32 bytes.")
+        return base64.b64encode(digest).decode()
+
+
+class RequestUpload(Schema):
+    """What the client is about to upload."""
+
+    content_type = fields.String(
+        required=True,
+        validate=validate.Length(1, 255),
+        metadata={"description": "Type of the image.", "example": "image/jpeg"},
+    )
+    size_bytes = fields.Integer(
+        required=True,
+        strict=True,
+        validate=validate.Range(1, 2**53),
+        metadata={"description": "Exact length of the body of the PUT.", "example": 348052},
+    )
+    owner_type = fields.String(
+        load_default=OwnerType.USER.value,
+        validate=validate.OneOf([str(owner_type) for owner_type in OwnerType]),
+        metadata={"description": "On whose behalf: the user's own, or an event's."},
+    )
+    owner_id = fields.UUID(
+        metadata={"description": "The caller's own id, if given at all."},
+    )
+    checksum_sha256 = Sha256(
+        metadata={
+            "description": "SHA-256 of the body, as 64 hex digits or base64; the store then "
+            "refuses any other body.",
+        },
+    )
+
+
+class IdempotencyHeader(Schema):
+    """Makes a request safe to repeat."""
+
+    idempotency_key = fields.String(
+        data_key="Idempotency-Key",
+        validate=[validate.Length(1, 255), validate.Regexp(r"^[\x21-\x7e]+$")],
+        metadata={
+            "description": "A repeat with the same key and body returns the same upload, with a "
+            "fresh URL while it is pending."
+        },
+    )
+
+
+class UploadTicket(Schema):
+    """A PUT to be made as it stands."""
+
+    upload_id = fields.UUID(required=True, metadata={"description": "Id of the media."})
+    upload_url = fields.String(required=True, metadata={"description": "Where to PUT the bytes."})
+    method = fields.String(required=True, metadata={"example": "PUT"})
+    headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        required=True,
+        metadata={"description": "To be sent verbatim: they are part of the signature."},
+    )
+    expires_at = fields.AwareDateTime(
+        required=True, metadata={"description": "When the URL stops working."}
+    )
+
+
+class CompleteUpload(Schema):
+    """Which upload is done."""
+
+    upload_id = fields.UUID(required=True)
+
+
+class FailureReason(Schema):
+    """Why a media failed."""
+
+    code = fields.String(required=True, metadata={"example": "corrupt_image"})
+    retryable = fields.Boolean(
+        required=True,
+        metadata={"description": "Whether the same bytes may still succeed in another attempt."},
+    )
+    message = fields.String(required=True)
+
+
+class MediaStatus(Schema):
+    """Where a media stands."""
+
+    id = fields.UUID(required=True)
+    status = fields.String(
+        required=True, validate=validate.OneOf([str(status) for status in Status])
+    )
+    error = fields.Nested(FailureReason, allow_none=True)
+    created_at = fields.AwareDateTime()
+    updated_at = fields.AwareDateTime()
+    processed_at = fields.AwareDateTime(allow_none=True)
+
+
+class Variant(Schema):
+    """One size of a finished image."""
+
+    name = fields.String(required=True, metadata={"example": "w640"})
+    url = fields.String(required=True)
+    width = fields.Integer(required=True)
+    height = fields.Integer(required=True)
+    size_bytes = fields.Integer(required=True)
+    content_type = fields.String(required=True)
+
+
+class Media(MediaStatus):
+    """A media and, once it is ready, where to get it."""
+
+    owner_id = fields.UUID(required=True)
+    owner_type = fields.String(required=True)
+    content_type = fields.String(metadata={"description": "Type of the original."})
+    size_bytes = fields.Integer(metadata={"description": "Length of the original."})
+    url = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "CDN URL of the main rendition; null until ready."},
+    )
+    width = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
+    height = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
+    variants = fields.List(fields.Nested(Variant), required=True)
+    placeholder = fields.String(
+        allow_none=True,
+        metadata={"description": "Base64 ThumbHash, to be shown while the image loads."},
+    )
+
+
+class ListQuery(Schema):
+    """Which of the caller's media to list."""
+
+    owner_type = fields.String(
+        validate=validate.OneOf([str(owner_type) for owner_type in OwnerType])
+    )
+    owner_id = fields.UUID(metadata={"description": "The caller's own id, if given at all."})
+    status = fields.String(validate=validate.OneOf([str(status) for status in Status]))
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    cursor = fields.UUID(metadata={"description": "`next_cursor` of the page before."})
+
+
+class MediaPage(Schema):
+    """A page of media, newest first."""
+
+    items = fields.List(fields.Nested(Media), required=True)
+    next_cursor = fields.UUID(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Give it as `cursor` for the next page; null on the last."},
+    )
+
+
+class Error(Schema):
+    """What every failed request answers."""
+
+    code = fields.Integer(required=True, metadata={"description": "The HTTP status code."})
+    status = fields.String(required=True, metadata={"description": "The HTTP status text."})
+    message = fields.String(required=True, metadata={"description": "What happened, what to do."})
+    error = fields.String(
+        required=True, metadata={"description": "Stable code for programs to act on."}
+    )
+    request_id = fields.String(required=True, metadata={"description": "To be quoted in reports."})
+    errors = fields.Dict(metadata={"description": "Faults by field, or facts about the failure."})
