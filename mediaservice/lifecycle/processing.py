@@ -187,7 +187,7 @@ class Processing:
 
     def _ready_statement(self) -> Any:
         records = recordset(
-            self._rows.dialect,
+            self._rows.engine.dialect,
             media_id=Uuid(),
             public_key=Text(),
             width=Integer(),
@@ -215,7 +215,7 @@ class Processing:
     def _failure_statement(self, event: Event) -> Any:
         """Return the statement for failures that are (ATTEMPT_FAILED) or are not tried again."""
         records = recordset(
-            self._rows.dialect,
+            self._rows.engine.dialect,
             media_id=Uuid(),
             attempt=Integer(),
             error_code=Text(),
@@ -255,7 +255,7 @@ class Processing:
         Where no row is left it is made anew, as a tombstone of nobody's: so the purge is retried
         like any other, whatever happens to this process.
         """
-        insert = (postgresql if self._rows.dialect.name == "postgresql" else sqlite).insert(Media)
+        insert = (postgresql if self._rows.is_postgresql else sqlite).insert(Media)
         now = now_plus(0)
         return insert.values(
             id=media_id,

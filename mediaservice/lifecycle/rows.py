@@ -32,13 +32,17 @@ class Rows:
     """The `media` table of one database."""
 
     def __init__(self, engine: Engine) -> None:
-        self.dialect = engine.dialect
-        self._transactions = engine
+        self.engine = engine
         self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether this is PostgreSQL, or else SQLite."""
+        return self.engine.dialect.name == "postgresql"
 
     def begin(self) -> Any:
         """Return a context manager: a connection in a transaction of several statements."""
-        return self._transactions.begin()
+        return self.engine.begin()
 
     def execute(
         self, statement: Executable, parameters: dict[str, Any] | None = None

@@ -187,7 +187,7 @@ class Uploads:
                 for name, value in values.items()
             )
         ).where(*self._within_limits(request))
-        insert = (postgresql if self._is_postgresql else sqlite).insert(Media)
+        insert = (postgresql if self._rows.is_postgresql else sqlite).insert(Media)
         statement = (
             insert.from_select(list(values), source)
             .on_conflict_do_nothing(
@@ -197,7 +197,7 @@ class Uploads:
             .returning(*COLUMNS)
         )
         with self._rows.begin() as connection:
-            if self._is_postgresql:
+            if self._rows.is_postgresql:
                 # Parallel requests of one owner queue up here, so none counts without the others.
                 connection.execute(
                     select(func.pg_advisory_xact_lock(_lock_number(request.owner_id)))
@@ -243,10 +243,6 @@ class Uploads:
         if self._rows.execute(select(Media.id).where(*mine)):
             raise MediaError(errors.IDEMPOTENCY_KEY_REUSED)
         raise _too_many_pending(self._settings)
-
-    @property
-    def _is_postgresql(self) -> bool:
-        return self._rows.dialect.name == "postgresql"
 
 
 def _too_many_pending(settings: Settings) -> MediaError:

@@ -1,0 +1,89 @@
+"""media-service: direct uploads to S3, processed by a worker, served by a CDN.
+
+The one place where things are put together. Imports that only one kind of process needs are made
+in its function, so that listener and worker do without Flask's memory.
+"""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config.settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from mediaservice.broker import Broker
+    from mediaservice.lifecycle import Lifecycle
+    from mediaservice.listener import Listener
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def create_app(settings: Settings) -> "Flask":
+    """Return the WSGI application: the API, its documentation, health and the command line."""
+    from flask import Flask
+    from flask_migrate import Migrate
+
+    from mediaservice import api, models
+    from mediaservice.auth import create_authenticator
+    from mediaservice.web import MediaApi, set_up_web
+
+    app = Flask(__name__)
+    app.config.update(
+        API_TITLE="media-service",
+        API_VERSION="1",
+        OPENAPI_VERSION="3.1.0",
+        OPENAPI_URL_PREFIX="/api",
+        OPENAPI_JSON_PATH="openapi.json",
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    lifecycle = create_lifecycle(settings)
+    app.extensions["media"] = api.MediaEdge(
+        lifecycle, create_authenticator(settings), settings.cdn_base_url
+    )
+    smorest = MediaApi(app)
+    smorest.register_blueprint(api.blueprint)
+    set_up_web(app, smorest)
+    Migrate(app, models.Base, directory=str(PROJECT / "migrations"))
+    return app
+
+
+def create_lifecycle(settings: Settings) -> "Lifecycle":
+    """Return the operations on media, over the configured database and store."""
+    from mediaservice.lifecycle import Lifecycle
+    from mediaservice.models import create_database_engine
+    from mediaservice.storage import Storage
+
+    storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
+    return Lifecycle(create_database_engine(settings.database_url), storage, settings)
+
+
+def create_listener(settings: Settings) -> "Listener":
+    """Return the listener, not yet connected to anything."""
+    from mediaservice.listener import Listener
+
+    stopping = threading.Event()
+    return Listener(
+        create_lifecycle(settings),
+        create_broker(settings, stopping),
+        stopping,
+        poll_seconds=settings.poll_seconds,
+    )
+
+
+def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
+    """Return the listener's side of RabbitMQ, or the worker itself where there is no broker."""
+    from mediaservice.broker import RESULTS_QUEUE, InlineBroker, RabbitMQ
+    from mediaservice.listener import RESULT_BATCH
+
+    if settings.broker_url != "inline:":
+        return RabbitMQ(
+            settings.broker_url,
+            queue=RESULTS_QUEUE,
+            prefetch=2 * RESULT_BATCH,
+            wait=stopping.wait,
+        )
+    from mediaworker.worker import create_inline_worker
+
+    return InlineBroker(create_inline_worker(settings).process, wait=stopping.wait)

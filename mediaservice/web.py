@@ -1,0 +1,110 @@
+"""What every HTTP answer has in common: a request id, one error shape, safe headers, one log line.
+
+Nothing about media.
+"""
+
+import re
+import time
+from http import HTTPStatus
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from flask import Flask, Response, g, request
+from flask_smorest import Api
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError
+
+MAX_BODY_BYTES = 64 * 1024
+_DATABASE_RETRY_AFTER_SECONDS = 2
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/=+-]{1,128}$")
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class MediaApi(Api):
+    """flask-smorest's Api with a stable `error` code and the request id in every error body."""
+
+    def handle_http_exception(self, error: HTTPException) -> Any:
+        """Answer an error of Flask, werkzeug or webargs in our shape."""
+        payload, status, headers = super().handle_http_exception(error)
+        body = {
+            "error": _error_code(status),
+            "request_id": g.get("request_id"),
+            "message": error.description or HTTPStatus(status).description,
+            **payload,
+        }
+        return body, status, headers
+
+
+def set_up_web(app: Flask, api: Api) -> None:
+    """Register the hooks and error handlers that every request passes."""
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(MediaError, _answer_media_error)
+    app.register_error_handler(DBAPIError, _answer_database_error)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if _REQUEST_ID.match(given) else str(uuid4())
+    g.started_at = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    for name, value in _SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    log.info(
+        "request",
+        method=request.method,
+        route=request.url_rule.rule if request.url_rule else None,
+        status=response.status_code,
+        duration_seconds=round(time.perf_counter() - g.started_at, 6),
+    )
+    return response
+
+
+def _answer_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
+    failure = error.failure
+    body: dict[str, Any] = {
+        "code": failure.http_status,
+        "status": HTTPStatus(failure.http_status).phrase,
+        "message": failure.message,
+        "error": failure.code,
+        "request_id": g.request_id,
+    }
+    if error.details:
+        body["errors"] = error.details
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if failure.http_status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if failure.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error(failure.code, reason=str(error))
+    return body, failure.http_status, headers
+
+
+def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
+    log.error("database_error", reason=str(error.orig))
+    return _answer_media_error(
+        MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
+    )
+
+
+def _error_code(status: int) -> str:
+    """Return the code of a failure that is HTTP's own, e.g. `not_found`."""
+    return HTTPStatus(status).name.lower()

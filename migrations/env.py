@@ -1,0 +1,34 @@
+"""How migrations reach the database: the application's own engine, one migrator at a time."""
+
+from alembic import context
+from flask import current_app
+from sqlalchemy import text
+
+from mediaservice.models import Base
+
+MIGRATION_LOCK = 0x6D65646961  # "media": any number, as long as it is always the same
+
+
+def run_migrations() -> None:
+    """Run the pending migrations, each in its own transaction."""
+    engine = current_app.extensions["media"].lifecycle.rows.engine
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            # Several releases may start at once; and building an index may take its time.
+            connection.execute(text("SET statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": MIGRATION_LOCK})
+            connection.commit()
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            transaction_per_migration=True,
+            compare_server_default=True,
+            render_as_batch=engine.dialect.name == "sqlite",
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        # The lock and the setting go with the session.
+        connection.invalidate()
+
+
+run_migrations()
