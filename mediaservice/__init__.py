@@ -84,6 +84,8 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
             prefetch=2 * RESULT_BATCH,
             wait=stopping.wait,
         )
-    from mediaworker.worker import create_inline_worker
+    from mediaservice.storage import Storage
+    from mediaworker.images import render
+    from mediaworker.worker import Worker
 
-    return InlineBroker(create_inline_worker(settings).process, wait=stopping.wait)
+    return InlineBroker(Worker(Storage(settings), render).process, wait=stopping.wait)

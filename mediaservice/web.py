@@ -15,6 +15,7 @@ from flask_smorest import Api
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from mediaservice import schemas
 from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError
 
 MAX_BODY_BYTES = 64 * 1024
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 class MediaApi(Api):
     """flask-smorest's Api with a stable `error` code and the request id in every error body."""
+
+    ERROR_SCHEMA = schemas.Error
 
     def handle_http_exception(self, error: HTTPException) -> Any:
         """Answer an error of Flask, werkzeug or webargs in our shape."""
