@@ -5,8 +5,11 @@ import sys
 
 from config.settings import ConfigurationError, Settings
 from mediaservice import create_app
+from mediaservice.logs import configure_logging
 
 try:
-    app = create_app(Settings.from_environ(os.environ))
+    settings = Settings.from_environ(os.environ)
 except ConfigurationError as error:
     sys.exit(str(error))
+configure_logging(settings)
+app = create_app(settings)

@@ -6,6 +6,7 @@ import sys
 from config.settings import ConfigurationError, Settings
 from mediaservice import create_listener
 from mediaservice.listener import stop_on_signals
+from mediaservice.logs import configure_logging
 
 
 def main() -> None:
@@ -14,6 +15,7 @@ def main() -> None:
         settings = Settings.from_environ(os.environ)
     except ConfigurationError as error:
         sys.exit(str(error))
+    configure_logging(settings)
     listener = create_listener(settings)
     stop_on_signals(listener)
     listener.run()

@@ -39,9 +39,7 @@ class ConfigurationError(Exception):
 
 
 def _setting(field: fields.Field[Any], description: str, default: Any = _REQUIRED) -> Any:
-    return dataclasses.field(
-        default=default, metadata={"field": field, "description": description}
-    )
+    return dataclasses.field(default=default, metadata={"field": field, "description": description})
 
 
 def _number(minimum: int, maximum: int) -> fields.Integer:
@@ -84,7 +82,9 @@ class _DatabaseUrl(fields.String):
             if url.startswith(prefix):
                 url = "postgresql+psycopg://" + url.removeprefix(prefix)
         if not url.startswith(("postgresql+psycopg://", "sqlite:///")):
-            raise ValidationError("should be postgresql://user:password@host/name or sqlite:///file")
+            raise ValidationError(
+                "should be postgresql://user:password@host/name or sqlite:///file"
+            )
         return url
 
 
@@ -116,7 +116,8 @@ class BaseSettings:
         "the listener, without a broker.",
     )
     s3_endpoint: str = _setting(
-        _Url("https", "http"), "The store as this service reaches it, e.g. `https://s3.eu-west-1.amazonaws.com`."
+        _Url("https", "http"),
+        "The store as this service reaches it, e.g. `https://s3.eu-west-1.amazonaws.com`.",
     )
     s3_region: str = _setting(fields.String(), "Region that requests are signed for.", "us-east-1")
     s3_addressing_style: str = _setting(
@@ -148,9 +149,7 @@ class BaseSettings:
             unknown=EXCLUDE
         )
         given = {
-            name: value
-            for name in declared
-            if (value := environ.get(name.upper(), "").strip())
+            name: value for name in declared if (value := environ.get(name.upper(), "").strip())
         }
         faults = [
             f"{name.upper()} is required: {f.metadata['description']}"
@@ -163,7 +162,7 @@ class BaseSettings:
             values = error.valid_data
             faults += [
                 f"{name.upper()}: {' '.join(reasons)}"
-                for name, reasons in error.normalized_messages().items()
+                for name, reasons in error.messages_dict.items()
             ]
         if not faults:
             settings = cls(**values)
@@ -171,6 +170,11 @@ class BaseSettings:
             if not faults:
                 return settings
         raise ConfigurationError(faults)
+
+    @property
+    def development(self) -> bool:
+        """Whether this is the configuration for one person's own machine."""
+        return self.app_env == "development"
 
     def _contradictions(self) -> Iterator[str]:
         """Yield what is wrong with values that are each fine alone."""
@@ -217,9 +221,7 @@ class Settings(BaseSettings):
     jwt_algorithm: str = _setting(
         _choice("HS256", "RS256", "ES256"), "The one algorithm accepted.", "HS256"
     )
-    jwt_secret: str = _setting(
-        fields.String(), "HS256 key, at least 32 bytes.", ""
-    )
+    jwt_secret: str = _setting(fields.String(), "HS256 key, at least 32 bytes.", "")
     jwt_jwks_url: str = _setting(
         _Url("https", "http"), "Where the RS256 or ES256 public keys are published.", ""
     )
@@ -267,18 +269,15 @@ class Settings(BaseSettings):
         0,
     )
     failed_retention_days: int = _setting(
-        _number(0, 36_500), "Days a failed media, with its original, can be looked at or retried.", 7
+        _number(0, 36_500),
+        "Days a failed media, with its original, can be looked at or retried.",
+        7,
     )
     poll_seconds: float = _setting(
         fields.Float(validate=validate.Range(0.005, 60)),
         "How often the listener looks for due work.",
         0.05,
     )
-
-    @property
-    def development(self) -> bool:
-        """Whether this is the configuration for one person's own machine."""
-        return self.app_env == "development"
 
     @property
     def presign_endpoint(self) -> str:
@@ -324,9 +323,7 @@ class WorkerSettings(BaseSettings):
     max_image_pixels: int = _setting(
         _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
     )
-    decode_timeout_seconds: int = _setting(
-        _number(1, 3600), "Wall-clock limit on one image.", 60
-    )
+    decode_timeout_seconds: int = _setting(_number(1, 3600), "Wall-clock limit on one image.", 60)
     decode_memory_bytes: int = _setting(
         _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mediaservice.broker import Broker
     from mediaservice.lifecycle import Lifecycle
     from mediaservice.listener import Listener
+    from mediaservice.storage import Storage
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -25,9 +26,10 @@ def create_app(settings: Settings) -> "Flask":
     from flask import Flask
     from flask_migrate import Migrate
 
-    from mediaservice import api, models
+    from mediaservice import api, commands, health, models
     from mediaservice.auth import create_authenticator
-    from mediaservice.web import MediaApi, set_up_web
+    from mediaservice.storage import Storage
+    from mediaservice.web import Components, MediaApi, set_up_web
 
     app = Flask(__name__)
     app.config.update(
@@ -38,34 +40,34 @@ def create_app(settings: Settings) -> "Flask":
         OPENAPI_JSON_PATH="openapi.json",
         PROPAGATE_EXCEPTIONS=False,
     )
-    lifecycle = create_lifecycle(settings)
-    app.extensions["media"] = api.MediaEdge(
-        lifecycle, create_authenticator(settings), settings.cdn_base_url
+    storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
+    app.extensions["media"] = Components(
+        settings, storage, create_lifecycle(settings, storage), create_authenticator(settings)
     )
-    smorest = MediaApi(app)
-    smorest.register_blueprint(api.blueprint)
-    set_up_web(app, smorest)
+    set_up_web(app)
+    MediaApi(app).register_blueprint(api.blueprint)
+    app.register_blueprint(health.blueprint)
+    app.cli.add_command(commands.media)
     Migrate(app, models.Base, directory=str(PROJECT / "migrations"))
     return app
 
 
-def create_lifecycle(settings: Settings) -> "Lifecycle":
-    """Return the operations on media, over the configured database and store."""
+def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
+    """Return the operations on media, over the configured database and a store."""
     from mediaservice.lifecycle import Lifecycle
     from mediaservice.models import create_database_engine
-    from mediaservice.storage import Storage
 
-    storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
     return Lifecycle(create_database_engine(settings.database_url), storage, settings)
 
 
 def create_listener(settings: Settings) -> "Listener":
     """Return the listener, not yet connected to anything."""
     from mediaservice.listener import Listener
+    from mediaservice.storage import Storage
 
     stopping = threading.Event()
     return Listener(
-        create_lifecycle(settings),
+        create_lifecycle(settings, Storage(settings)),
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,

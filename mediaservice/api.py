@@ -8,14 +8,14 @@ from functools import wraps
 from typing import Any
 from uuid import UUID
 
-from flask import Response, current_app, g, request
+from flask import Response, g, request
 from flask_smorest import Blueprint
 
 from mediaservice import schemas
-from mediaservice.auth import Authenticate
 from mediaservice.errors import OWNER_MISMATCH, MediaError, describe_error_code
-from mediaservice.lifecycle import Lifecycle, MediaRow, UploadRequest
+from mediaservice.lifecycle import MediaRow, UploadRequest
 from mediaservice.states import Status
+from mediaservice.web import components
 
 POLL_AFTER_SECONDS = 1
 
@@ -27,22 +27,6 @@ blueprint = Blueprint(
 )
 
 View = Callable[..., Any]
-
-
-class MediaEdge:
-    """What the views need of the application, kept as `app.extensions["media"]`."""
-
-    def __init__(
-        self, lifecycle: Lifecycle, authenticate: Authenticate, cdn_base_url: str
-    ) -> None:
-        self.lifecycle = lifecycle
-        self.authenticate = authenticate
-        self.cdn_base_url = cdn_base_url
-
-
-def _edge() -> MediaEdge:
-    edge: MediaEdge = current_app.extensions["media"]
-    return edge
 
 
 def _fails(*statuses: int) -> Callable[[View], View]:
@@ -61,7 +45,7 @@ def _caller_required(view: View) -> View:
 
     @wraps(view)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        g.caller = _edge().authenticate(request)
+        g.caller = components().authenticate(request)
         return view(*args, **kwargs)
 
     return wrapped
@@ -80,7 +64,7 @@ def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
     `complete`. The URL stores one object of exactly the declared size, type and checksum, once.
     """
     _check_owner(body)
-    ticket = _edge().lifecycle.uploads.request(
+    ticket = components().lifecycle.uploads.request(
         UploadRequest(
             owner_id=g.caller,
             owner_type=body["owner_type"],
@@ -112,7 +96,7 @@ def complete(body: dict[str, Any]) -> Any:
     The service checks them and has them processed. Safe to repeat: the answer is the current
     state. `upload_not_found` means the PUT has not succeeded; the upload is still open.
     """
-    row = _edge().lifecycle.uploads.complete(
+    row = components().lifecycle.uploads.complete(
         body["upload_id"], caller=g.caller, request_id=g.request_id
     )
     return _status(row), 200 if _is_final(row) else 202, _polling_headers(row)
@@ -127,7 +111,7 @@ def get_status(media_id: UUID) -> Any:
 
     Until it is `ready` or `failed` the answer has `Retry-After`: ask again then.
     """
-    row = _edge().lifecycle.rows.visible(media_id, g.caller)
+    row = components().lifecycle.rows.visible(media_id, g.caller)
     return _status(row), 200, {"Cache-Control": "no-store", **_polling_headers(row)}
 
 
@@ -142,7 +126,7 @@ def get_media(media_id: UUID) -> Any:
     A ready media can be read by every caller, any other one by its owner. `url` is null until it
     is ready. The answer has an ETag; If-None-Match saves the body.
     """
-    row = _edge().lifecycle.rows.visible(media_id, g.caller)
+    row = components().lifecycle.rows.visible(media_id, g.caller)
     etag = f"{row.updated_at.timestamp():.6f}"
     headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
     if etag in request.if_none_match:
@@ -159,7 +143,7 @@ def delete_media(media_id: UUID) -> None:
 
     It is gone at once; its objects are purged within seconds. Safe to repeat.
     """
-    _edge().lifecycle.deletion.delete(media_id, caller=g.caller)
+    components().lifecycle.deletion.delete(media_id, caller=g.caller)
 
 
 @blueprint.post("/<uuid:media_id>/retry")
@@ -168,7 +152,7 @@ def delete_media(media_id: UUID) -> None:
 @_fails(403, 404, 409, 503)
 def retry_media(media_id: UUID) -> Any:
     """Have a media of yours processed again whose processing failed."""
-    lifecycle = _edge().lifecycle
+    lifecycle = components().lifecycle
     lifecycle.rows.owned(media_id, g.caller)
     row = lifecycle.processing.retry(media_id)
     return _status(row), 202, _polling_headers(row)
@@ -183,7 +167,7 @@ def list_media(query: dict[str, Any]) -> Any:
     """List your media, newest first, a page at a time."""
     _check_owner(query)
     limit = query["limit"]
-    rows = _edge().lifecycle.rows.page(
+    rows = components().lifecycle.rows.page(
         owner_id=g.caller,
         owner_type=query.get("owner_type"),
         status=query.get("status"),
@@ -241,13 +225,11 @@ def _media(row: MediaRow) -> dict[str, Any]:
         "width": row.width,
         "height": row.height,
         "placeholder": row.placeholder,
-        "variants": [
-            {**variant, "url": _cdn_url(variant["key"])} for variant in row.variants or []
-        ]
+        "variants": [{**variant, "url": _cdn_url(variant["key"])} for variant in row.variants or []]
         if ready
         else [],
     }
 
 
 def _cdn_url(key: str) -> str:
-    return f"{_edge().cdn_base_url}/{key}"
+    return f"{components().settings.cdn_base_url}/{key}"

@@ -97,9 +97,7 @@ class Broker(Protocol):
 def declare_topology(channel: BlockingChannel) -> None:
     """Declare exchanges, queues and bindings, dead-letter first. Safe to repeat by every side."""
     channel.exchange_declare(DEAD_LETTER_EXCHANGE, "fanout", durable=True)
-    channel.queue_declare(
-        DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"}
-    )
+    channel.queue_declare(DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
     channel.queue_bind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
     channel.exchange_declare(EXCHANGE, "topic", durable=True)
     for queue, routing_keys in (
@@ -117,6 +115,13 @@ def declare_topology(channel: BlockingChannel) -> None:
         )
         for routing_key in routing_keys:
             channel.queue_bind(queue, EXCHANGE, routing_key)
+
+
+def create_topology(url: str) -> None:
+    """Connect once and declare the topology. Raises BrokerUnavailable."""
+    link = _Link(url, "media init", lambda channel: None)
+    link.open()
+    link.drop()
 
 
 @dataclass

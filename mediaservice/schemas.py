@@ -20,7 +20,9 @@ class Sha256(fields.String):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = str(super()._deserialize(value, *args, **kwargs))
         try:
-            digest = bytes.fromhex(text) if len(text) == 64 else base64.b64decode(text, validate=True)
+            digest = (
+                bytes.fromhex(text) if len(text) == 64 else base64.b64decode(text, validate=True)
+            )
         except (ValueError, binascii.Error):
             digest = b""
         if len(digest) != _SHA256_BYTES:

@@ -7,12 +7,13 @@ the store leaves here as one of the exceptions below.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from config.settings import BaseSettings
 from mediaservice.errors import STORE_UNAVAILABLE, MediaError
 
 # Re-encoded images never change under their key: a new picture is a new media.
@@ -40,18 +41,6 @@ class ObjectNotFound(Exception):  # noqa: N818 - named as S3 names it
 
 class ObjectChanged(Exception):  # noqa: N818
     """The object under this key is not the one with the expected ETag."""
-
-
-class StoreSettings(Protocol):
-    """The settings this module reads; both service and worker have them."""
-
-    s3_endpoint: str
-    s3_region: str
-    s3_addressing_style: str
-    s3_access_key_id: str
-    s3_secret_access_key: str
-    s3_raw_bucket: str
-    s3_public_bucket: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +79,7 @@ class Storage:
     Every method raises StoreUnavailable when the store cannot answer.
     """
 
-    def __init__(self, settings: StoreSettings, *, presign_endpoint: str | None = None) -> None:
+    def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
         self._client = _client(settings, settings.s3_endpoint)
@@ -326,7 +315,7 @@ def _full_size(response: dict[str, Any]) -> int:
     return int(total) if total.isdigit() else int(response["ContentLength"])
 
 
-def _client(settings: StoreSettings, endpoint: str) -> Any:
+def _client(settings: BaseSettings, endpoint: str) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=endpoint,

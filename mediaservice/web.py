@@ -1,22 +1,27 @@
 """What every HTTP answer has in common: a request id, one error shape, safe headers, one log line.
 
-Nothing about media.
+Also where views and commands find what the application is made of. Nothing about media.
 """
 
 import re
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from flask_smorest import Api
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from config.settings import Settings
 from mediaservice import schemas
+from mediaservice.auth import Authenticate
 from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError
+from mediaservice.lifecycle import Lifecycle
+from mediaservice.storage import Storage
 
 MAX_BODY_BYTES = 64 * 1024
 _DATABASE_RETRY_AFTER_SECONDS = 2
@@ -30,6 +35,22 @@ _SECURITY_HEADERS = {
 }
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What an application is made of, kept as `app.extensions["media"]`."""
+
+    settings: Settings
+    storage: Storage
+    lifecycle: Lifecycle
+    authenticate: Authenticate
+
+
+def components() -> Components:
+    """Return the parts of the current application."""
+    found: Components = current_app.extensions["media"]
+    return found
 
 
 class MediaApi(Api):
@@ -49,7 +70,7 @@ class MediaApi(Api):
         return body, status, headers
 
 
-def set_up_web(app: Flask, api: Api) -> None:
+def set_up_web(app: Flask) -> None:
     """Register the hooks and error handlers that every request passes."""
     app.before_request(_begin)
     app.after_request(_finish)

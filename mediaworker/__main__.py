@@ -9,6 +9,7 @@ import structlog
 
 from config.settings import ConfigurationError, WorkerSettings
 from mediaservice.broker import PROCESS_QUEUE, Broker, Delivery, Publication, RabbitMQ
+from mediaservice.logs import configure_logging
 from mediaservice.messages import MalformedMessage, ProcessRequest, decode
 from mediaservice.storage import Storage
 from mediaworker.renditions import Limits
@@ -26,12 +27,11 @@ def main() -> None:
         settings = WorkerSettings.from_environ(os.environ)
     except ConfigurationError as error:
         sys.exit(str(error))
+    configure_logging(settings)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    broker = RabbitMQ(
-        settings.broker_url, queue=PROCESS_QUEUE, prefetch=1, wait=stopping.wait
-    )
+    broker = RabbitMQ(settings.broker_url, queue=PROCESS_QUEUE, prefetch=1, wait=stopping.wait)
     with Sandbox(
         limits=Limits(max_pixels=settings.max_image_pixels),
         wall_seconds=settings.decode_timeout_seconds,
@@ -49,9 +49,7 @@ def main() -> None:
     log.info("worker_stopped")
 
 
-def answer(
-    worker: Worker, broker: Broker, delivery: Delivery, stopping: threading.Event
-) -> None:
+def answer(worker: Worker, broker: Broker, delivery: Delivery, stopping: threading.Event) -> None:
     """Do one job and publish its answer; only then is the job acknowledged.
 
     While the broker takes no messages the answer is kept in hand. A worker that has to stop then

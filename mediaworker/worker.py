@@ -4,7 +4,6 @@ No AMQP here and no pixels: `__main__` consumes, `sandbox` decodes.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
@@ -22,13 +21,6 @@ from mediaworker.renditions import ImageError, Rendered, Rendition
 log = structlog.get_logger(__name__)
 
 Render = Callable[[bytes], Rendered]
-
-
-class Bucket(Protocol):
-    """Names of the buckets this worker has keys for."""
-
-    raw_bucket: str
-    public_bucket: str
 
 
 class Worker:

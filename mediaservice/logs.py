@@ -1,0 +1,47 @@
+"""How every process logs: one JSON object a line, or readable lines in development.
+
+Event names are static snake_case; facts are fields. Secrets, tokens and presigned URLs are never
+given to a logger.
+"""
+
+import logging
+import sys
+
+import structlog
+
+from config.settings import BaseSettings
+
+_PROCESSORS: list[structlog.types.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
+
+
+def configure_logging(settings: BaseSettings) -> None:
+    """Set up structlog, and the standard library's logging, for this process."""
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        if settings.development
+        else structlog.processors.JSONRenderer()
+    )
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    structlog.configure(
+        processors=[*_PROCESSORS, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_PROCESSORS,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.getLogger("alembic.runtime").setLevel(level)
+    # We log what these two report ourselves, once, in our words.
+    for name in ("pika", "botocore"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
