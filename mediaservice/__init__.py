@@ -87,7 +87,8 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
             wait=stopping.wait,
         )
     from mediaservice.storage import Storage
-    from mediaworker.images import render
+    from mediaworker.sandbox import Sandbox
     from mediaworker.worker import Worker
 
-    return InlineBroker(Worker(Storage(settings), render).process, wait=stopping.wait)
+    worker = Worker(Storage(settings), Sandbox().render)
+    return InlineBroker(worker.process, wait=stopping.wait)

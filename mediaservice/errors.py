@@ -108,6 +108,7 @@ PROCESSING_FAILURES: dict[str, str] = {
     "decoder_crashed": "The image made the decoder crash.",
     "decoder_timeout": "The image took too long to decode.",
     "decoder_out_of_memory": "The image needs more memory to decode than is allowed.",
+    "decoder_unavailable": "The worker could not start its decoder.",
     "original_missing": "The original is no longer in the store.",
     "original_changed": "The original in the store is not the one that was accepted.",
     "store_unavailable": "The worker could not reach the object store.",

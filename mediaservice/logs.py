@@ -41,7 +41,7 @@ def configure_logging(settings: BaseSettings) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
-    logging.getLogger("alembic.runtime").setLevel(level)
+    logging.getLogger("alembic.runtime.migration").setLevel(level)
     # We log what these two report ourselves, once, in our words.
     for name in ("pika", "botocore"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

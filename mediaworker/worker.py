@@ -17,6 +17,7 @@ from mediaservice.messages import (
 )
 from mediaservice.storage import ObjectChanged, ObjectNotFound, Storage, StoreUnavailable
 from mediaworker.renditions import ImageError, Rendered, Rendition
+from mediaworker.sandbox import DecoderUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,8 @@ class Worker:
             return _failed(job, "original_changed", "the object's ETag is not raw_etag")
         except StoreUnavailable as error:
             return _failed(job, "store_unavailable", str(error), retryable=True)
+        except DecoderUnavailable as error:
+            return _failed(job, "decoder_unavailable", str(error), retryable=True)
         return ProcessedResult(
             media_id=job.media_id,
             attempt=job.attempt,
