@@ -139,7 +139,7 @@ def _open_heic(original: bytes, limits: Limits) -> pyvips.Image:
         width, height = heif.size
         _check(width, height, len(heif), limits)
         pixels = bytes(heif.data)  # a copy: the original memory goes away with `heif`
-    except (ValueError, EOFError, SyntaxError, RuntimeError, OSError) as error:
+    except (ValueError, EOFError, SyntaxError, RuntimeError, OSError, LookupError) as error:
         raise _decoding_failed(str(error)) from error
     bands = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}.get(heif.mode)
     if bands is None:
@@ -161,6 +161,8 @@ def _check(width: int, height: int, frames: int, limits: Limits) -> None:
 def _decoding_failed(detail: str) -> Exception:
     if "out of memory" in detail.lower():
         return MemoryError(detail)
+    if "supported image dimension" in detail:  # libjpeg's own limit, 65500
+        return ImageError("image_too_large", detail)
     return ImageError("corrupt_image", detail)
 
 

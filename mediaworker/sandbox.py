@@ -24,6 +24,7 @@ from mediaworker.frames import (
     MAX_REPLY_BYTES,
     READY,
     DecoderSettings,
+    Failure,
     Reply,
     decode_reply,
 )
@@ -59,7 +60,7 @@ class Sandbox:
     `cpu_seconds` and `wall_seconds` are per image; `images_per_child` bounds what leaks add up to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  settings, each with a default
         self,
         limits: Limits = _DEFAULT_LIMITS,
         *,
@@ -109,18 +110,16 @@ class Sandbox:
             raise ImageError("image_too_large", f"more than {self._limits.max_input_bytes} bytes")
         child = self._running_child(on_wait)
         try:
-            reply = child.exchange(original, self._watch(child, self._wall_seconds, on_wait))
+            outcome = child.exchange(original, self._watch(child, self._wall_seconds, on_wait))
         except BaseException:
             # A child left in the middle of one image would answer the next one with it.
             self.close()
             raise
         if child.images >= self._images_per_child:
             self.close()
-        if reply.failure:
-            raise ImageError(reply.failure.code, reply.failure.message)
-        if not reply.rendered:
-            raise ImageError("decoder_crashed", "the decoder gave an empty answer")
-        return reply.rendered
+        if isinstance(outcome, Failure):
+            raise ImageError(outcome.code, outcome.message)
+        return outcome
 
     def _running_child(self, on_wait: Callable[[], None]) -> "_Child":
         if self._child and self._child.is_running():
@@ -210,11 +209,15 @@ class _Child:
         if self._receive(watch) != READY:
             raise ImageError("decoder_crashed", "the decoder began with something else than READY")
 
-    def exchange(self, original: bytes, watch: _Watch) -> Reply:
+    def exchange(self, original: bytes, watch: _Watch) -> Rendered | Failure:
         self.images += 1
         self._transfer(self._socket.send, HEADER.pack(len(original)), watch)
         self._transfer(self._socket.send, original, watch)
-        return self._receive(watch)
+        reply = self._receive(watch)
+        outcome = reply.rendered or reply.failure
+        if outcome is None:
+            raise ImageError("decoder_crashed", "the decoder's answer is empty")
+        return outcome
 
     def _receive(self, watch: _Watch) -> Reply:
         header = bytearray(HEADER.size)
