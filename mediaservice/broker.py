@@ -78,6 +78,9 @@ class Broker(Protocol):
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish, wait for the confirms, and return those that were NOT routed and confirmed."""
 
+    def count_waiting(self, queue: str) -> int:
+        """Return how many messages wait in a queue; 0 when it cannot be known."""
+
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
         """Return up to `limit` messages, waiting at most `wait_seconds` for the first."""
 
@@ -268,6 +271,17 @@ class RabbitMQ:
                 return failed + list(publications[index:])
         return failed
 
+    def count_waiting(self, queue: str) -> int:
+        """Return how many messages wait in a queue; 0 when it cannot be known."""
+        try:
+            answer = self._publishing.open().queue_declare(queue, passive=True)
+        except BrokerUnavailable:
+            return 0
+        except (AMQPError, OSError) as error:
+            self._publishing.fail(error)
+            return 0
+        return int(answer.method.message_count)
+
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
         """Return what has arrived, waiting at most `wait_seconds` for the first message.
 
@@ -416,6 +430,10 @@ class InlineBroker:
                     )
                 )
         return []
+
+    def count_waiting(self, queue: str) -> int:
+        """Nothing waits: jobs are done as they are published."""
+        return 0
 
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
         """Return the answers kept so far."""

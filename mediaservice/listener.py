@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from mediaservice.broker import Broker, Delivery, Publication
-from mediaservice.lifecycle import Lifecycle
+from mediaservice.broker import PROCESS_QUEUE, Broker, Delivery, Publication
+from mediaservice.lifecycle import Claim, Lifecycle
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
 from mediaservice.storage import StoreUnavailable
 
@@ -129,13 +130,32 @@ class Listener:
         claimed = self._lifecycle.processing.claim(DISPATCH_BATCH)
         if not claimed:
             return False
-        failed = self._broker.publish([Publication(job, request_id) for job, request_id in claimed])
+        held = self._hold_waiting([claim for claim in claimed if claim.is_resend])
+        failed = self._broker.publish(
+            [Publication(c.job, c.request_id) for c in claimed if c.job.media_id not in held]
+        )
         for publication in failed:
             job = publication.message
             assert isinstance(job, ProcessRequest)  # noqa: S101 - what we published above
             self._lifecycle.processing.give_back(job, delay_seconds=UNROUTABLE_WAIT_SECONDS)
-        log.info("jobs_dispatched", count=len(claimed) - len(failed), given_back=len(failed))
+        log.info(
+            "jobs_dispatched",
+            count=len(claimed) - len(held) - len(failed),
+            held=len(held),
+            given_back=len(failed),
+        )
         return len(claimed) == DISPATCH_BATCH and not failed
+
+    def _hold_waiting(self, resends: Sequence[Claim]) -> set[UUID]:
+        """Hold resends while jobs wait in the queue; return the media held.
+
+        A queue that is behind must not be given the same work again, and grow for it.
+        """
+        if not resends or not self._broker.count_waiting(PROCESS_QUEUE):
+            return set()
+        for claim in resends:
+            self._lifecycle.processing.hold(claim.job)
+        return {claim.job.media_id for claim in resends}
 
     def _keep_house(self) -> bool:
         """Expire, give up, retire and purge what is due; say whether there may be more."""

@@ -10,12 +10,12 @@ from sqlalchemy import Engine
 
 from config.settings import Settings
 from mediaservice.lifecycle.deletion import Deletion
-from mediaservice.lifecycle.processing import Processing
+from mediaservice.lifecycle.processing import Claim, Processing
 from mediaservice.lifecycle.rows import MediaRow, Rows
 from mediaservice.lifecycle.uploads import UploadRequest, Uploads, UploadTicket
 from mediaservice.storage import Storage
 
-__all__ = ["Lifecycle", "MediaRow", "UploadRequest", "UploadTicket"]
+__all__ = ["Claim", "Lifecycle", "MediaRow", "UploadRequest", "UploadTicket"]
 
 
 class Lifecycle:

@@ -6,6 +6,7 @@ for the current attempt. A ready media never regresses.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,6 +46,15 @@ NOBODY = UUID(int=0)
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job to publish; `is_resend` when the attempt before it ended without any answer."""
+
+    job: ProcessRequest
+    request_id: str | None
+    is_resend: bool
+
+
 class Processing:
     """From a due job to `ready`, or to a failure that can be retried."""
 
@@ -56,8 +66,8 @@ class Processing:
         self._retry = self._failure_statement(Event.ATTEMPT_FAILED)
         self._fail = self._failure_statement(Event.PROCESSING_FAILED)
 
-    def claim(self, limit: int) -> list[tuple[ProcessRequest, str | None]]:
-        """Begin an attempt for up to `limit` due media; return their jobs and request ids.
+    def claim(self, limit: int) -> list[Claim]:
+        """Begin an attempt for up to `limit` due media; return their jobs.
 
         The attempt is counted, and its time runs, from here on: if this process dies before it
         publishes, the media is due again when the time is up.
@@ -79,7 +89,27 @@ class Processing:
             )
             .returning(*COLUMNS, now_plus(0).label("requested_at"))
         )
-        return [(self._job(row), row.request_id) for row in claimed]
+        return [
+            Claim(
+                self._job(row),
+                row.request_id,
+                # A failed attempt, and one asked for by a person, have left their code.
+                is_resend=row.attempt > 1 and row.error_code is None,
+            )
+            for row in claimed
+        ]
+
+    def hold(self, job: ProcessRequest) -> None:
+        """Take back a claimed resend that was not published, for the job still waits in the queue.
+
+        The attempt stays the one that was published, but its time has been used up: a media that
+        nobody gets round to fails in the end, and a late success still counts.
+        """
+        self._rows.execute(
+            update(Media)
+            .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
+            .values(attempt=Media.attempt - 1)
+        )
 
     def give_back(self, job: ProcessRequest, *, delay_seconds: float) -> None:
         """Undo a claim whose job was not published; the attempt was not used up."""
@@ -157,7 +187,6 @@ class Processing:
         row = self._rows.transition(
             Event.RETRY_REQUESTED,
             media_id,
-            error_code=None,
             attempts_left=self._settings.max_attempts,
             due_at=now_plus(0),
         )
@@ -229,7 +258,7 @@ class Processing:
         if event is Event.ATTEMPT_FAILED:
             return (
                 statement.where(records.c.retryable, Media.attempts_left > 0)
-                .values(due_at=now_plus(records.c.retry_seconds))
+                .values(error_code=records.c.error_code, due_at=now_plus(records.c.retry_seconds))
                 .returning(Media.id)
             )
         return (
