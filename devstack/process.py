@@ -1,0 +1,196 @@
+"""Child processes: started, waited for, stopped in order; they never outlive their parent."""
+
+import ctypes
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 0.05
+_LOG_LINES: Final = 15
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class ServiceError(Exception):
+    """A part cannot be had or did not start; the text says what to do, in one line first."""
+
+
+class Process:
+    """One child process, with its output in a log file.
+
+    `start` returns once `is_ready` says so. The child has a session of its own, so that Ctrl-C in
+    a terminal reaches only the parent, which then stops its children in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log_path: Path,
+        environ: Mapping[str, str],
+        cwd: Path,
+        is_ready: Callable[[], bool],
+        stop_signal: signal.Signals = signal.SIGTERM,
+        user: int | None = None,
+        group: int | None = None,
+    ) -> None:
+        self.name = name
+        self.log_path = log_path
+        self._command = [str(word) for word in command]
+        self._environ = dict(environ)
+        self._cwd = cwd
+        self._is_ready = is_ready
+        self._stop_signal = stop_signal
+        self._user = user
+        self._group = group
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        if self._child is None:
+            raise ServiceError(f"{self.name} is not running")
+        return self._child.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child is alive."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the child and, unless told otherwise, wait until it is ready."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(  # noqa: S603 - commands of this package alone
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environ,
+                cwd=self._cwd,
+                start_new_session=True,
+                user=self._user,
+                group=self._group,
+                extra_groups=None if self._user is None else [],
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only one system call is made there
+            )
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
+        """Return when the child is ready; raises ServiceError with its last words if it is not."""
+        try:
+            wait_until(
+                lambda: not self.is_running or self._is_ready(),
+                seconds=seconds,
+                what=f"{self.name} to be ready",
+            )
+        except TimeoutError as error:
+            self.stop()
+            raise ServiceError(f"{error}\n{self.last_words()}") from None
+        if not self.is_running:
+            raise ServiceError(f"{self.name} did not start\n{self.last_words()}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the child a signal."""
+        if self.is_running:
+            assert self._child is not None  # noqa: S101 - it is running
+            self._child.send_signal(number)
+
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
+        """Return the child's exit code. Raises TimeoutExpired."""
+        assert self._child is not None  # noqa: S101 - only what was started is waited for
+        return self._child.wait(seconds)
+
+    def stop(self) -> int | None:
+        """Ask the child to end, insist after STOP_SECONDS; return its exit code."""
+        if self._child is None:
+            return None
+        self.signal(self._stop_signal)
+        try:
+            return self._child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int | None:
+        """End the child at once (SIGKILL), as a crash would."""
+        if self._child is None:
+            return None
+        self.signal(signal.SIGKILL)
+        return self._child.wait()
+
+    def restart(self) -> None:
+        """Stop if need be, and start again with the same data and ports."""
+        self.stop()
+        self.start()
+
+    def last_words(self) -> str:
+        """Return the end of the log."""
+        if not self.log_path.exists():
+            return ""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    """Return as soon as the condition holds. Raises TimeoutError, saying what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"gave up after {seconds:.0f} s waiting for {what}")
+        time.sleep(_POLL_SECONDS)
+
+
+def is_listening(port: int) -> bool:
+    """Say whether somebody answers on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def find_free_ports(offsets: Sequence[int] = (0,)) -> int:
+    """Return a port P so that P + offset is free for every offset.
+
+    It is below the range that the kernel hands out by itself, and drawn at random, so that runs
+    side by side seldom meet.
+    """
+    for _ in range(200):
+        first = random.randrange(10_240, 21_000)  # noqa: S311 - a port is no secret
+        if all(_is_free(first + offset) for offset in offsets):
+            return first
+    raise ServiceError("there are no free ports on 127.0.0.1")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
