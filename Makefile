@@ -1,0 +1,51 @@
+# media-service. Every target works from any folder: make -C path/to/media-service TARGET
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+code := app.py worker_listener.py config devstack mediaservice mediaworker migrations tests
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: run
+run: ## Run everything here on http://127.0.0.1:8000 (PORT=… for another); Ctrl-C stops it
+	@scripts/make-venv requirements-worker.txt requirements-local.txt
+	@exec $(python) -m devstack.run
+
+.PHONY: test
+test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromium
+	@scripts/install-test-services
+	$(python) -m pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: venv ## Run the tests that need nothing but Python
+	$(python) -m pytest -m "not services" $(ARGS)
+
+.PHONY: lint
+lint: venv ## Check style and types
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+.PHONY: format
+format: venv ## Put the code in shape
+	$(python) -m ruff format .
+	$(python) -m ruff check --fix .
+
+.PHONY: venv
+venv: ## Make .venv, or bring it up to date
+	@scripts/make-venv requirements-dev.txt
+
+.PHONY: requirements
+requirements: venv ## Pin the requirement files anew
+	@for name in requirements requirements-worker requirements-local requirements-dev; do \
+		$(python) -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
+			--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe \
+			--output-file $$name.txt $$name.in || exit 1; \
+	done
+
+.PHONY: clean
+clean: ## Remove .venv, caches and the data of `make run`
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache var artifacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
