@@ -22,7 +22,6 @@ IMAGE_CONTENT_TYPES = (
     "image/heif",
 )
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
-MIN_DIFFERENT_CHARACTERS = 8  # a random secret, even in hex, has more
 MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
 MAX_URL_TTL_SECONDS = 7 * 24 * 3600  # SigV4's limit on X-Amz-Expires
 
@@ -266,7 +265,7 @@ class Settings(BaseSettings):
     )
     raw_retention_days: int = _setting(
         _number(0, 36_500),
-        "Days an original, with its EXIF and GPS, is kept once its media is ready; 0 keeps it.",
+        "Days an original is kept once its media is ready; 0 keeps it. Originals hold EXIF and GPS.",
         0,
     )
     failed_retention_days: int = _setting(
@@ -301,6 +300,12 @@ class Settings(BaseSettings):
                 f"ALLOWED_CONTENT_TYPES: {', '.join(unknown) or 'an empty list'} is not a choice "
                 f"of {', '.join(IMAGE_CONTENT_TYPES)}."
             )
+        url_seconds = self.upload_url_ttl_seconds + self.upload_grace_seconds
+        if self.raw_retention_days and self.raw_retention_days * 86_400 < url_seconds:
+            yield (
+                "RAW_RETENTION_DAYS must outlast UPLOAD_URL_TTL_SECONDS + UPLOAD_GRACE_SECONDS: "
+                "once its original is purged, an upload URL that still lives stores another."
+            )
         if not self.development:
             yield from self._not_for_production()
 
@@ -332,6 +337,6 @@ class WorkerSettings(BaseSettings):
 
 def _weak_secret(variable: str, value: str) -> Iterator[str]:
     if len(value.encode()) < MIN_SECRET_LENGTH:
-        yield f"{variable} needs {MIN_SECRET_LENGTH} random bytes or more: `openssl rand -hex 32`."
-    elif len(set(value)) < MIN_DIFFERENT_CHARACTERS:
-        yield f"{variable} looks like a placeholder: `openssl rand -hex 32`."
+        yield f"{variable} needs at least {MIN_SECRET_LENGTH} random bytes: try `openssl rand -hex 32`."
+    elif len(set(value)) < 8:
+        yield f"{variable} looks like a placeholder: try `openssl rand -hex 32`."

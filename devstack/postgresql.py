@@ -37,14 +37,7 @@ class PostgreSQL(Process):
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         if self._account:
             os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
-        arguments: list[str | Path] = [
-            "-D",
-            self._directory / "data",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-        ]
+        arguments = ["-D", self._directory / "data", "-h", "127.0.0.1", "-p", str(self.port)]
         arguments += ["-k", self._directory]
         for option in ("shared_buffers=64MB", "max_connections=100", *options):
             arguments += ["-c", option]
@@ -83,7 +76,7 @@ class PostgreSQL(Process):
         password_file.write_text(_PASSWORD)
         if self._account:
             os.chown(password_file, self._account.pw_uid, self._account.pw_gid)
-        made = subprocess.run(
+        made = subprocess.run(  # noqa: S603 - our own command
             [
                 self._binaries / "initdb",
                 *("-D", self._directory / "data", "-U", _USER, "-A", "scram-sha-256"),
@@ -98,9 +91,7 @@ class PostgreSQL(Process):
             group=self._account.pw_gid if self._account else None,
         )
         if made.returncode:
-            raise ServiceError(
-                f"PostgreSQL cannot make a database in {self._directory}: {made.stderr}"
-            )
+            raise ServiceError(f"PostgreSQL cannot make a database in {self._directory}: {made.stderr}")
 
     def _answers(self) -> bool:
         try:

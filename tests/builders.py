@@ -1,0 +1,80 @@
+"""What tests are made of: an environment, settings, pictures.
+
+No fixtures and no assertions here: `conftest` starts servers, tests say what should be true.
+"""
+
+import io
+import random
+from typing import Any
+
+from PIL import Image
+
+from config.settings import Settings, WorkerSettings
+
+ORIGIN = "https://app.example.com"
+CDN = "https://cdn.example.com"
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the variables of a service in development, on SQLite, without a broker."""
+    return {
+        "APP_ENV": "development",
+        "AUTH_MODE": "development",
+        "BROKER_URL": "inline:",
+        "DATABASE_URL": "sqlite:///unused.db",
+        "S3_ENDPOINT": "http://127.0.0.1:9",
+        "S3_ACCESS_KEY_ID": "test-key",
+        "S3_SECRET_ACCESS_KEY": "test-secret",
+        "S3_RAW_BUCKET": "raw",
+        "S3_PUBLIC_BUCKET": "public",
+        "CDN_BASE_URL": CDN,
+        "WEB_ORIGINS": ORIGIN,
+        **variables,
+    }
+
+
+def production(**variables: str) -> dict[str, str]:
+    """Return the variables of a service that may be put on the internet."""
+    return environment(
+        APP_ENV="production",
+        AUTH_MODE="jwt",
+        JWT_SECRET="k3Jv0sD8aQ1xZ7mN5bR2tY6uP4wE9cL0",
+        DATABASE_URL="postgresql://media:hunter2@db.example.com/media",
+        BROKER_URL="amqp://media:hunter3@mq.example.com:5672/",
+        **variables,
+    )
+
+
+def settings(**variables: Any) -> Settings:
+    """Return valid settings; `variables` are environment variables, of any printable type."""
+    return Settings.from_environ(environment(**{k: str(v) for k, v in variables.items()}))
+
+
+def worker_settings(**variables: Any) -> WorkerSettings:
+    """Return a worker's valid settings."""
+    return WorkerSettings.from_environ(environment(**{k: str(v) for k, v in variables.items()}))
+
+
+def jpeg(width: int = 64, height: int = 48, *, exif: bool = False) -> bytes:
+    """Return a JPEG unlike any other; `exif` adds a camera, a rotation and a place."""
+    image = Image.linear_gradient("L").resize((width, height)).convert("RGB")
+    colour = tuple(random.randrange(256) for _ in range(3))
+    image.paste(colour, (0, 0, width // 2, height // 2))
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=85, exif=_exif() if exif else b"")
+    return written.getvalue()
+
+
+def png(width: int = 64, height: int = 48) -> bytes:
+    """Return a PNG."""
+    written = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).save(written, "PNG")
+    return written.getvalue()
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCameraMaker"
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 36.0)}
+    return exif

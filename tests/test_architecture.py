@@ -1,0 +1,166 @@
+"""Who may import whom, who may read the environment, who may write a status: read from the code."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Lower layers first; a module imports from its own layer's row or those before it.
+LAYERS = (
+    {"config", "config.settings"},
+    {"mediaservice.states", "mediaservice.messages", "mediaservice.errors"},
+    {"mediaservice.models"},
+    {"mediaservice.storage", "mediaservice.broker"},
+    {
+        "mediaservice.lifecycle",
+        "mediaservice.lifecycle.rows",
+        "mediaservice.lifecycle.uploads",
+        "mediaservice.lifecycle.processing",
+        "mediaservice.lifecycle.deletion",
+    },
+)
+ENTRIES = {"app", "worker_listener", "mediaworker.__main__"}
+HTTP_EDGE = {"api", "web", "health", "commands", "pages", "metrics"}
+SERVICE = sorted((PROJECT / "mediaservice").rglob("*.py"))
+PRODUCT = sorted(
+    [
+        *SERVICE,
+        *(PROJECT / "mediaworker").rglob("*.py"),
+        *(PROJECT / "config").rglob("*.py"),
+        PROJECT / "app.py",
+        PROJECT / "worker_listener.py",
+    ]
+)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PROJECT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Yield every module a file imports, wherever in the file, and `module.name` of `from`s."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: imports are absolute"
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers_of(package: str, files: list[Path]) -> set[str]:
+    return {
+        module_of(path)
+        for path in files
+        if any(name == package or name.startswith(package + ".") for name in imports_of(path))
+    }
+
+
+def layer_of(module: str) -> int | None:
+    return next((i for i, layer in enumerate(LAYERS) if module in layer), None)
+
+
+def test_the_files_are_found():
+    modules = {module_of(path) for path in PRODUCT}
+    assert {"mediaservice.storage", "mediaservice", "config.settings", "app"} <= modules
+    assert set().union(*LAYERS) <= modules
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=module_of)
+def test_imports_point_to_lower_layers_only(path: Path):
+    own = layer_of(module_of(path))
+    imported = [name for name in imports_of(path) if layer_of(name) is not None]
+    if own is None:
+        return
+    above = [name for name in imported if (layer_of(name) or 0) > own]
+    assert not above
+    edge = {n for n in imports_of(path) if n.startswith(("mediaservice.", "mediaworker"))}
+    known = set().union(*LAYERS)
+    assert all(n in known or n.rpartition(".")[0] in known for n in edge)
+
+
+def test_storage_and_broker_do_not_know_each_other():
+    assert "mediaservice.broker" not in set(imports_of(PROJECT / "mediaservice/storage.py"))
+    assert "mediaservice.storage" not in set(imports_of(PROJECT / "mediaservice/broker.py"))
+
+
+@pytest.mark.parametrize("package", ["boto3", "botocore"])
+def test_only_storage_imports_the_s3_client(package: str):
+    assert importers_of(package, PRODUCT) == {"mediaservice.storage"}
+
+
+def test_only_broker_imports_pika():
+    assert importers_of("pika", PRODUCT) == {"mediaservice.broker"}
+
+
+def test_only_the_edge_imports_flask():
+    allowed = {f"mediaservice.{name}" for name in HTTP_EDGE | {"auth"}} | {"mediaservice"}
+    assert importers_of("flask", PRODUCT) <= allowed
+
+
+def test_the_request_is_known_in_the_edge_only():
+    ambient = {"flask.current_app", "flask.g", "flask.request", "flask.session"}
+    users = {module_of(p) for p in PRODUCT if ambient & set(imports_of(p))}
+    assert users <= {f"mediaservice.{name}" for name in HTTP_EDGE}
+
+
+def test_only_the_entries_read_the_environment():
+    def reads(path: Path) -> bool:
+        return any(
+            isinstance(node, ast.Attribute)
+            and node.attr in ("environ", "environb", "getenv", "putenv")
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+            for node in ast.walk(ast.parse(path.read_text()))
+        ) or any(name in ("os.environ", "os.getenv") for name in imports_of(path))
+
+    readers = {module_of(path) for path in PRODUCT if reads(path)}
+    assert readers <= ENTRIES | {"config.settings", "config.gunicorn"}
+
+
+def test_only_lifecycle_writes_to_the_database():
+    """Statements that change rows are built in `lifecycle` alone."""
+    writers = {"update", "insert", "delete"}
+    for path in PRODUCT:
+        names = {n.rpartition(".")[2] for n in imports_of(path) if n.startswith("sqlalchemy")}
+        if names & (writers | {"postgresql", "sqlite"}) and "JSONB" not in names:
+            assert module_of(path).startswith("mediaservice.lifecycle")
+
+
+def test_nothing_that_runs_in_production_knows_the_tools_around_it():
+    for package in ("devstack", "tests", "benchmarks", "moto", "pytest"):
+        assert importers_of(package, PRODUCT) == set()
+
+
+def test_worker_and_listener_do_without_flask():
+    """Module-level imports only: what a process loads at its start."""
+
+    def at_start(path: Path) -> set[str]:
+        tree = ast.parse(path.read_text())
+        return {
+            name
+            for node in tree.body
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [str(node.module)]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+
+    seen: set[str] = set()
+    files = {module_of(path): path for path in PRODUCT}
+    queue = ["worker_listener", "mediaworker.__main__"]
+    while queue:
+        module = queue.pop()
+        if module in files and module not in seen:
+            queue += at_start(files[module])
+        seen.add(module)
+    assert "mediaservice.listener" in seen
+    assert not {name for name in seen if name.split(".")[0] in ("flask", "flask_smorest")}

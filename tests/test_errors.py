@@ -1,0 +1,66 @@
+"""Every failure once: its code is unique, its status fits, its sentence says what to do."""
+
+import ast
+import re
+from http import HTTPStatus
+from pathlib import Path
+from typing import get_args
+
+from mediaservice import errors
+from mediaservice.errors import Failure, MediaError, describe_error_code
+from mediaworker.renditions import ErrorCode
+
+PROJECT = Path(__file__).resolve().parent.parent
+FAILURES = {name: value for name, value in vars(errors).items() if isinstance(value, Failure)}
+
+
+def test_a_failure_is_named_as_its_code():
+    assert {name.lower() for name in FAILURES} == {failure.code for failure in FAILURES.values()}
+
+
+def test_every_failure_has_a_status_of_its_kind_and_a_sentence():
+    for failure in FAILURES.values():
+        assert 400 <= HTTPStatus(failure.http_status) < 600
+        assert re.fullmatch(r"[A-Z].*\.", failure.message) or failure.message[0] == "o"
+        assert failure.code not in failure.message
+
+
+def test_what_is_worth_repeating_is_marked_retryable():
+    retryable = {failure.code for failure in FAILURES.values() if failure.retryable}
+    assert retryable == {
+        "upload_not_found",
+        "too_many_pending",
+        "store_unavailable",
+        "database_unavailable",
+    }
+
+
+def test_every_code_of_the_reference_worker_has_its_sentence():
+    reported = set(get_args(ErrorCode)) | codes_in("mediaworker/worker.py")
+    assert "original_changed" in reported
+    assert reported <= set(errors.PROCESSING_FAILURES)
+
+
+def test_a_foreign_workers_code_gets_the_general_sentence():
+    general = errors.PROCESSING_FAILURES[errors.PROCESSING_FAILED]
+    assert describe_error_code("gpu_on_fire") == general
+    assert describe_error_code("upload_expired") == errors.UPLOAD_EXPIRED.message
+    assert describe_error_code("corrupt_image") != general
+
+
+def test_a_media_error_keeps_its_facts():
+    error = MediaError(errors.UPLOAD_TOO_LARGE, details={"max_upload_bytes": 7})
+    assert (str(error), error.details) == ("upload_too_large", {"max_upload_bytes": 7})
+
+
+def codes_in(path: str) -> set[str]:
+    """Return the second argument of every call of `_failed` that is a constant."""
+    tree = ast.parse((PROJECT / path).read_text())
+    return {
+        call.args[1].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Name)
+        and call.func.id == "_failed"
+        and isinstance(call.args[1], ast.Constant)
+    }
