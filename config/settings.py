@@ -22,6 +22,7 @@ IMAGE_CONTENT_TYPES = (
     "image/heif",
 )
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+MIN_DIFFERENT_CHARACTERS = 8  # a random secret, even in hex, has more
 MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
 MAX_URL_TTL_SECONDS = 7 * 24 * 3600  # SigV4's limit on X-Amz-Expires
 
@@ -265,7 +266,7 @@ class Settings(BaseSettings):
     )
     raw_retention_days: int = _setting(
         _number(0, 36_500),
-        "Days an original is kept once its media is ready; 0 keeps it. Originals hold EXIF and GPS.",
+        "Days an original, with its EXIF and GPS, is kept once its media is ready; 0 keeps it.",
         0,
     )
     failed_retention_days: int = _setting(
@@ -337,6 +338,6 @@ class WorkerSettings(BaseSettings):
 
 def _weak_secret(variable: str, value: str) -> Iterator[str]:
     if len(value.encode()) < MIN_SECRET_LENGTH:
-        yield f"{variable} needs at least {MIN_SECRET_LENGTH} random bytes: try `openssl rand -hex 32`."
-    elif len(set(value)) < 8:
-        yield f"{variable} looks like a placeholder: try `openssl rand -hex 32`."
+        yield f"{variable} needs {MIN_SECRET_LENGTH} random bytes or more: `openssl rand -hex 32`."
+    elif len(set(value)) < MIN_DIFFERENT_CHARACTERS:
+        yield f"{variable} looks like a placeholder: `openssl rand -hex 32`."

@@ -37,7 +37,14 @@ class PostgreSQL(Process):
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         if self._account:
             os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
-        arguments = ["-D", self._directory / "data", "-h", "127.0.0.1", "-p", str(self.port)]
+        arguments: list[str | Path] = [
+            "-D",
+            self._directory / "data",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         arguments += ["-k", self._directory]
         for option in ("shared_buffers=64MB", "max_connections=100", *options):
             arguments += ["-c", option]
@@ -76,7 +83,7 @@ class PostgreSQL(Process):
         password_file.write_text(_PASSWORD)
         if self._account:
             os.chown(password_file, self._account.pw_uid, self._account.pw_gid)
-        made = subprocess.run(  # noqa: S603 - our own command
+        made = subprocess.run(
             [
                 self._binaries / "initdb",
                 *("-D", self._directory / "data", "-U", _USER, "-A", "scram-sha-256"),
@@ -91,7 +98,9 @@ class PostgreSQL(Process):
             group=self._account.pw_gid if self._account else None,
         )
         if made.returncode:
-            raise ServiceError(f"PostgreSQL cannot make a database in {self._directory}: {made.stderr}")
+            raise ServiceError(
+                f"PostgreSQL cannot make a database in {self._directory}: {made.stderr}"
+            )
 
     def _answers(self) -> bool:
         try:

@@ -70,7 +70,7 @@ class Process:
         """Start the child and, unless told otherwise, wait until it is ready."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - commands of this package alone
+            self._child = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

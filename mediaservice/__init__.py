@@ -6,7 +6,7 @@ in its function, so that listener and worker do without Flask's memory.
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from config.settings import Settings
 
@@ -48,7 +48,8 @@ def create_app(settings: Settings) -> "Flask":
     MediaApi(app).register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.cli.add_command(commands.media)
-    Migrate(app, models.Base, directory=str(PROJECT / "migrations"))
+    # Flask-Migrate wants no more of its `db` than the metadata.
+    Migrate(app, cast(Any, models.Base), directory=str(PROJECT / "migrations"))
     return app
 
 

@@ -44,7 +44,7 @@ REASON_HEADER: Final = "x-media-reason"
 log = structlog.get_logger(__name__)
 
 
-class BrokerUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of ours
+class BrokerUnavailable(Exception):
     """RabbitMQ cannot be reached, or does not take messages now."""
 
 
@@ -122,7 +122,7 @@ def declare_topology(channel: BlockingChannel) -> None:
 
 def create_topology(url: str) -> None:
     """Connect once and declare the topology. Raises BrokerUnavailable."""
-    link = _Link(url, "media init", lambda channel: None)
+    link = _Link(url, "media init", lambda _channel: None)
     link.open()
     link.drop()
 

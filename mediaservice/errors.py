@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`code` is stable and machine-readable; `message` tells a person what happened and what to do."""
+    """`code` is stable, for programs; `message` tells a person what happened and what to do."""
 
     code: str
     http_status: int

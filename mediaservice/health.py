@@ -1,4 +1,4 @@
-"""Health for those who run the service: is the process up, and can it serve?"""
+"""Health, for those who run the service: whether the process is up, and whether it can serve."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ Attempt = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 ErrorCode = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
 
 
-class MalformedMessage(Exception):  # noqa: N818 - the word of the AMQP literature
+class MalformedMessage(Exception):
     """A message that is not of the contract; its text is the reason it is dead-lettered with."""
 
 

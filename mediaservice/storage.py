@@ -35,11 +35,11 @@ class StoreUnavailable(MediaError):
         return self.reason
 
 
-class ObjectNotFound(Exception):  # noqa: N818 - named as S3 names it
+class ObjectNotFound(Exception):
     """There is no object under this key."""
 
 
-class ObjectChanged(Exception):  # noqa: N818
+class ObjectChanged(Exception):
     """The object under this key is not the one with the expected ETag."""
 
 
@@ -54,7 +54,7 @@ class PresignedUpload:
 
 @dataclass(frozen=True, slots=True)
 class UploadedObject:
-    """What the store holds under a raw key; `checksum_sha256` is base64, where the store has one."""
+    """What the store holds under a raw key; `checksum_sha256` is base64, if the store has one."""
 
     size_bytes: int
     content_type: str

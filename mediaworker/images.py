@@ -125,7 +125,8 @@ def _opened(
     load: Callable[..., pyvips.Image], original: bytes, limits: Limits, **options: int
 ) -> pyvips.Image:
     """Read the header and check it; libvips decodes the pixels when they are first asked for."""
-    image = load(original, access="sequential", fail_on="error", **options)
+    # Without `memory`, large images of formats that cannot be streamed would go through a file.
+    image = load(original, access="sequential", memory=True, fail_on="error", **options)
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     _check(image.width, image.height, frames, limits)
     return image
@@ -159,7 +160,7 @@ def _check(width: int, height: int, frames: int, limits: Limits) -> None:
 
 
 def _decoding_failed(detail: str) -> Exception:
-    if "out of memory" in detail.lower():
+    if "out of memory" in detail or "Memory allocation error" in detail:
         return MemoryError(detail)
     if "supported image dimension" in detail:  # libjpeg's own limit, 65500
         return ImageError("image_too_large", detail)

@@ -60,7 +60,7 @@ class Sandbox:
     `cpu_seconds` and `wall_seconds` are per image; `images_per_child` bounds what leaks add up to.
     """
 
-    def __init__(  # noqa: PLR0913  settings, each with a default
+    def __init__(
         self,
         limits: Limits = _DEFAULT_LIMITS,
         *,

@@ -1,0 +1,45 @@
+"""gunicorn's settings: `gunicorn --config config/gunicorn.py app:app`.
+
+Sync workers: a request is a statement or two and at most one call to the store, so processes are
+the unit of concurrency, and WEB_CONCURRENCY how many there are.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+development = os.environ.get("APP_ENV") == "development"
+
+# Development trusts whoever calls, so it listens to this machine alone.
+host = "127.0.0.1" if development else os.environ.get("HOST", "0.0.0.0")  # noqa: S104 - a container must
+bind = f"{host}:{os.environ.get('PORT', '8000')}"
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+worker_class = "sync"
+
+timeout = 30
+graceful_timeout = 10
+# Leaks, ours or a library's, end with the worker; the jitter keeps workers from ending together.
+max_requests = 50_000
+max_requests_jitter = 5_000
+# The heartbeat file must not wait for a disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 16_380
+
+# The application writes one line for each request itself.
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+
+# Workers count in files of their own, which /metrics adds up; made before they are forked.
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="media-metrics-"))
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that has ended."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

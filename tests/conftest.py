@@ -1,0 +1,110 @@
+"""The real servers, one of each for a test run, started when a test first asks for them.
+
+A server that cannot be had fails the tests that need it, with the line that says how to get it.
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings
+from devstack.postgresql import PostgreSQL
+from devstack.rabbitmq import RabbitMQ
+from devstack.seaweedfs import SeaweedFS
+from mediaservice.models import Base, create_database_engine
+
+SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.services)
+
+
+@pytest.fixture(scope="session")
+def servers_directory() -> Iterator[Path]:
+    # Not pytest's own: PostgreSQL, which root must start as another user, could not reach that.
+    directory = Path(tempfile.mkdtemp(prefix="media-tests-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(servers_directory: Path) -> Iterator[SeaweedFS]:
+    with SeaweedFS(servers_directory / "seaweedfs") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
+    with PostgreSQL(servers_directory / "postgresql") as server:
+        with server.connect() as connection:
+            connection.execute("CREATE DATABASE media_template")
+        engine = create_database_engine(server.url_of("media_template"))
+        Base.metadata.create_all(engine)
+        engine.dispose()
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """A database of this test's own, with the table in it."""
+    name = f"media_{uuid.uuid4().hex}"
+    with postgresql.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE media_template")
+    yield postgresql.url_of(name)
+    with postgresql.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A database file of this test's own, with the table in it."""
+    url = f"sqlite:///{tmp_path / 'media.sqlite'}"
+    engine = create_database_engine(url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(servers_directory: Path) -> Iterator[RabbitMQ]:
+    with RabbitMQ(servers_directory / "rabbitmq") as server:
+        yield server
+
+
+@pytest.fixture
+def environ(sqlite_url: str) -> dict[str, str]:
+    """Environment variables of a complete development configuration without servers."""
+    return {
+        "APP_ENV": "development",
+        "AUTH_MODE": "development",
+        "DATABASE_URL": sqlite_url,
+        "BROKER_URL": "inline:",
+        "S3_ENDPOINT": "http://127.0.0.1:9",
+        "S3_ACCESS_KEY_ID": "test-access-key",
+        "S3_SECRET_ACCESS_KEY": "test-secret-key",
+        "S3_RAW_BUCKET": "raw",
+        "S3_PUBLIC_BUCKET": "public",
+        "CDN_BASE_URL": "https://cdn.test",
+    }
+
+
+@pytest.fixture
+def settings(environ: dict[str, str]) -> Settings:
+    return Settings.from_environ(environ)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tester's own environment out."""
+    for name in list(os.environ):
+        if name.startswith(("S3_", "JWT_", "AUTH_", "AWS_")):
+            monkeypatch.delenv(name)
