@@ -1,0 +1,31 @@
+# syntax=docker/dockerfile:1
+# One image for every role; the command chooses: web (default), listener, worker, release.
+
+FROM python:3.13-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+COPY requirements-worker.txt .
+# Includes the service's own requirements.
+RUN pip install --requirement requirements-worker.txt
+
+FROM python:3.13-slim-bookworm
+RUN useradd --system --uid 10001 --user-group --no-create-home media
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY app.py worker_listener.py ./
+COPY config config
+COPY mediaservice mediaservice
+COPY mediaworker mediaworker
+COPY migrations migrations
+RUN python -m compileall -q /app
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PORT=8000
+USER 10001
+EXPOSE 8000
+# For web; an orchestrator gives listener and worker their own check, or none.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=2)"]
+CMD ["gunicorn", "--config", "config/gunicorn.py", "app:app"]
