@@ -1,6 +1,7 @@
 """Child processes: started, waited for, stopped in order; they never outlive their parent."""
 
 import ctypes
+import os
 import random
 import signal
 import socket
@@ -122,10 +123,11 @@ class Process:
             return self.kill()
 
     def kill(self) -> int | None:
-        """End the child at once (SIGKILL), as a crash would."""
+        """End the child and its own children at once (SIGKILL), as a crash would."""
         if self._child is None:
             return None
-        self.signal(signal.SIGKILL)
+        if self.is_running:
+            os.killpg(self._child.pid, signal.SIGKILL)
         return self._child.wait()
 
     def restart(self) -> None:

@@ -68,11 +68,7 @@ class RabbitMQ(Process):
         return code
 
     def kill(self) -> int | None:
-        """End the node at once, the Erlang machine below the script included."""
-        beam = self._directory / "rabbit.pid"
-        if self.is_running and beam.exists():
-            os.kill(int(beam.read_text()), 9)
-            beam.unlink()
+        """End the node at once, and epmd."""
         code = super().kill()
         self._epmd.kill()
         return code
