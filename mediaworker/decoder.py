@@ -6,6 +6,7 @@ itself before it reads the first byte of an original, and may be killed at any m
 
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -31,6 +32,10 @@ def serve(render: Callable[[bytes, Limits], Rendered]) -> None:
     """Answer originals until the consumer closes the socket."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     settings = msgspec.json.decode(sys.argv[2], type=DecoderSettings)
+    # A terminal or supervisor that stops everything at once means the consumer: it still finishes
+    # the image in hand, and then ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
     confine(memory_bytes=settings.memory_bytes, parent_pid=settings.parent_pid)
     _send(connection, READY)

@@ -82,7 +82,7 @@ ORDERS: dict[str, Callable[[str], object]] = {
     "crash": lambda _: ctypes.string_at(0),
     "abort": lambda _: os.abort(),
     "exit": lambda status: os._exit(int(status)),
-    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "kill": lambda name: os.kill(os.getpid(), getattr(signal, name)),
     "hang": lambda _: signal.pause(),
     "spin": spin,
     "allocate": lambda size: bytearray(int(size)),
