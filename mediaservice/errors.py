@@ -95,6 +95,17 @@ UPLOAD_FAILURES = {
     for failure in (UPLOAD_EXPIRED, SIZE_MISMATCH, CONTENT_MISMATCH, CHECKSUM_MISMATCH)
 }
 
+# The codes of failures that are HTTP's own. Their phrases change from one Python to the next.
+HTTP_ERRORS = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    500: "internal_error",
+}
+
 PROCESSING_FAILED = "processing_failed"
 PROCESSING_TIMEOUT = "processing_timeout"
 
@@ -121,3 +132,8 @@ def describe_error_code(error_code: str) -> str:
     if error_code in UPLOAD_FAILURES:
         return UPLOAD_FAILURES[error_code].message
     return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])
+
+
+def http_error_code(http_status: int) -> str:
+    """Return the stable code of a failure that is HTTP's own."""
+    return HTTP_ERRORS.get(http_status, f"http_{http_status}")

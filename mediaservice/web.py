@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from config.settings import Settings
 from mediaservice import schemas
 from mediaservice.auth import Authenticate
-from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError
+from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError, http_error_code
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage
 
@@ -62,12 +62,14 @@ class MediaApi(Api):
         """Answer an error of Flask, werkzeug or webargs in our shape."""
         payload, status, headers = super().handle_http_exception(error)
         body = {
-            "error": _error_code(status),
+            "error": http_error_code(status),
             "request_id": g.get("request_id"),
             "message": error.description or HTTPStatus(status).description,
             **payload,
         }
-        return body, status, headers
+        # Such as Allow, without which a 405 is not one.
+        own = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+        return body, status, {**own, **(headers or {})}
 
 
 def set_up_web(app: Flask) -> None:
@@ -127,8 +129,3 @@ def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict
     return _answer_media_error(
         MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
     )
-
-
-def _error_code(status: int) -> str:
-    """Return the code of a failure that is HTTP's own, e.g. `not_found`."""
-    return HTTPStatus(status).name.lower()
