@@ -235,6 +235,12 @@ class Settings(BaseSettings):
         fields.String(), "The BFF's bearer token in gateway mode, at least 32 characters.", ""
     )
 
+    upload_page: str = _setting(
+        _choice("auto", "on", "off"),
+        "The upload page at `/`: `on`, `off`, or `auto`, which is on in development only.",
+        "auto",
+    )
+
     max_upload_bytes: int = _setting(
         _number(1, 5 * 1024**3), "Largest original accepted, in bytes.", 20 * 1024**2
     )
@@ -284,6 +290,11 @@ class Settings(BaseSettings):
     def presign_endpoint(self) -> str:
         """The endpoint that upload URLs are signed for."""
         return self.s3_public_endpoint or self.s3_endpoint
+
+    @property
+    def has_upload_page(self) -> bool:
+        """Whether people are offered the upload page."""
+        return self.upload_page == "on" or (self.upload_page == "auto" and self.development)
 
     def _contradictions(self) -> Iterator[str]:
         yield from super()._contradictions()

@@ -26,7 +26,7 @@ def create_app(settings: Settings) -> "Flask":
     from flask import Flask
     from flask_migrate import Migrate
 
-    from mediaservice import api, commands, health, models
+    from mediaservice import api, commands, health, models, pages
     from mediaservice.auth import create_authenticator
     from mediaservice.storage import Storage
     from mediaservice.web import Components, MediaApi, set_up_web
@@ -47,6 +47,7 @@ def create_app(settings: Settings) -> "Flask":
     set_up_web(app)
     MediaApi(app).register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(pages.blueprint)
     app.cli.add_command(commands.media)
     # Flask-Migrate wants no more of its `db` than the metadata.
     Migrate(app, cast(Any, models.Base), directory=str(PROJECT / "migrations"))

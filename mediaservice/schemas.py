@@ -145,7 +145,11 @@ class Media(MediaStatus):
     )
     width = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
     height = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
-    variants = fields.List(fields.Nested(Variant), required=True)
+    variants = fields.List(
+        fields.Nested(Variant),
+        required=True,
+        metadata={"description": "Every size there is; that of `url` is the first."},
+    )
     placeholder = fields.String(
         allow_none=True,
         metadata={"description": "Base64 ThumbHash, to be shown while the image loads."},

@@ -7,7 +7,9 @@ the store leaves here as one of the exceptions below.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -118,6 +120,15 @@ class Storage:
             "put_object", Params=params, ExpiresIn=ttl_seconds
         )
         return PresignedUpload("PUT", url, headers)
+
+    @cached_property
+    def upload_origin(self) -> str:
+        """The origin that upload URLs point to, e.g. `https://raw.s3.example.com`."""
+        upload = self.presign_upload(
+            "any", content_type="image/png", size_bytes=1, checksum_sha256=None, ttl_seconds=1
+        )
+        parts = urlsplit(upload.url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     def inspect_upload(self, key: str, *, with_checksum: bool) -> UploadedObject:
         """Return what was uploaded, with its first bytes, or raise ObjectNotFound.

@@ -33,12 +33,14 @@ from mediaservice.messages import (
     ProcessedResult,
     ProcessRequest,
     Result,
+    Variant,
     public_prefix,
 )
 from mediaservice.models import AWAITS_WORKER, Json, Media, now_plus, recordset
 from mediaservice.states import Event, OwnerType, Status
 from mediaservice.storage import Storage
 
+MAIN_VARIANT = "main"
 MAX_BACKOFF_SECONDS = 3600
 NOBODY = UUID(int=0)
 """The owner of tombstones for objects that have no row."""
@@ -323,6 +325,24 @@ def _ready_record(result: ProcessedResult) -> dict[str, Any]:
                 "size_bytes": variant.size_bytes,
                 "content_type": variant.content_type,
             }
-            for variant in result.variants
+            for variant in _renditions(result)
         ],
     }
+
+
+def _renditions(result: ProcessedResult) -> list[Variant]:
+    """Return the variants, and first among them the rendition at `public_key`, if it is known."""
+    listed = any(variant.key == result.public_key for variant in result.variants)
+    if listed or not (result.width and result.height and result.content_type):
+        return result.variants
+    if result.size_bytes is None:
+        return result.variants
+    main = Variant(
+        name=MAIN_VARIANT,
+        key=result.public_key,
+        width=result.width,
+        height=result.height,
+        size_bytes=result.size_bytes,
+        content_type=result.content_type,
+    )
+    return [main, *result.variants]

@@ -1,0 +1,431 @@
+/**
+ * media-upload.js: upload images through media-service from a browser.
+ *
+ *     import { upload } from "/static/media-upload.js";
+ *     const media = await upload(file, {
+ *       headers: { Authorization: `Bearer ${token}` },
+ *       onProgress: ({ fraction }) => (bar.value = fraction),
+ *     });
+ *     picture.src = media.url;
+ *
+ * One file without dependencies or a build step; copy it, or serve it from where it is. No page and
+ * no framework in here. Whatever is repeated is safe to repeat: nothing is ever uploaded twice.
+ *
+ * Every function takes these options:
+ * - `baseUrl`: origin of the service, or of the backend that passes its calls on; default: the page's.
+ * - `headers`: headers that say who is calling, as an object or as a function that returns one (or a
+ *   promise of one), called for each request, so that tokens can be renewed.
+ * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
+ * - `attempts`: how often a request is tried before its failure counts; default 5.
+ * - `wait`: `(seconds, signal) => Promise`, how to pause; default: a timer.
+ *
+ * They reject with an UploadError.
+ */
+
+const DEFAULT_ATTEMPTS = 5;
+const FIRST_BACKOFF_SECONDS = 0.5;
+const MAX_BACKOFF_SECONDS = 15;
+const POLL_SECONDS = 1;
+const HEADER_BYTES = 64;
+
+/** HTTP statuses that say nothing about the request itself. */
+const TRANSIENT_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
+
+/**
+ * Why something failed.
+ *
+ * - `code`: stable, for programs: the service's `error`, a media's `error.code`, or one of this
+ *   module's own: `network_error`, `store_unreachable`, `upload_refused`, `unexpected_response`.
+ * - `message`: a sentence for people.
+ * - `retryable`: whether the same call may succeed later.
+ * - `status`: the HTTP status, if there was an answer. `retryAfterSeconds`: when to come back.
+ * - `details`: limits and facts, as the service gives them. `requestId`: to be quoted in reports.
+ * - `mediaId`: the media whose processing failed; if `retryable`, `retryMedia(mediaId)` starts again.
+ */
+export class UploadError extends Error {
+  constructor(code, message, { retryable = false, ...facts } = {}) {
+    super(message);
+    this.name = "UploadError";
+    this.code = code;
+    this.retryable = retryable;
+    this.status = facts.status ?? null;
+    this.retryAfterSeconds = facts.retryAfterSeconds ?? null;
+    this.details = facts.details ?? {};
+    this.requestId = facts.requestId ?? null;
+    this.mediaId = facts.mediaId ?? null;
+  }
+}
+
+/**
+ * Upload one image and return its media, as `getMedia` does, once it is ready.
+ *
+ * More options:
+ * - `onProgress({ loaded, total, fraction })`: bytes sent so far; starts again when a PUT is retried.
+ * - `onStatus(status, { uploadId })`: `hashing`, `requesting`, `uploading`, `completing`,
+ *   `processing`, `ready`, in this order, each at most once.
+ * - `checksum`: have the store check the SHA-256 of the bytes; default true. Browsers offer SHA-256 on
+ *   https pages and on localhost only; elsewhere the upload goes on without.
+ * - `contentType`: default: what the bytes say, see `guessContentType`.
+ * - `ownerType`: `user` (default) or `event`.
+ * - `idempotencyKey`: default: a new one, so that a repeated request makes no second upload.
+ *
+ * An upload that is aborted halfway expires by itself; `deleteMedia(uploadId)` ends it at once.
+ */
+export async function upload(file, options = {}) {
+  const { signal, onStatus = () => {}, checksum = true } = options;
+  const prepared = {
+    ...options,
+    contentType: options.contentType ?? (await guessContentType(file)),
+    idempotencyKey: options.idempotencyKey ?? randomKey(),
+  };
+  if (checksum && globalThis.crypto?.subtle) {
+    onStatus("hashing", { uploadId: null });
+    prepared.checksumSha256 = await sha256(file);
+    signal?.throwIfAborted();
+  }
+  onStatus("requesting", { uploadId: null });
+  const ticket = await requestUpload(file, prepared);
+  const uploadId = ticket.upload_id;
+  onStatus("uploading", { uploadId });
+  const putFailure = await putWithRenewal(ticket, file, prepared);
+  onStatus("completing", { uploadId });
+  let state;
+  try {
+    // A PUT whose answer was lost may have stored the bytes all the same: the service knows.
+    state = await complete(uploadId, putFailure ? { ...prepared, attempts: 1 } : prepared);
+  } catch (error) {
+    throw error.code === "upload_not_found" && putFailure ? putFailure : error;
+  }
+  if (state.status === "processing") {
+    onStatus("processing", { uploadId });
+  }
+  const media = await follow(uploadId, options);
+  onStatus("ready", { uploadId });
+  return media;
+}
+
+/** Wait until a media is ready and return it, as `getMedia` does; reject if its processing fails. */
+export async function follow(mediaId, options = {}) {
+  const state = await waitUntilFinal(mediaId, options);
+  if (state.status === "failed") {
+    throw failureOf(state);
+  }
+  return getMedia(mediaId, options);
+}
+
+/** PUT, with a fresh URL if this one has expired; return the failure that `complete` may overrule. */
+async function putWithRenewal(ticket, file, options) {
+  try {
+    await putObject(ticket, file, options);
+  } catch (error) {
+    if (error.code === "store_unreachable") {
+      return error;
+    }
+    if (error.code !== "upload_refused" || Date.parse(ticket.expires_at) > Date.now()) {
+      throw error;
+    }
+    await putObject(await requestUpload(file, options), file, options);
+  }
+  return null;
+}
+
+/**
+ * Ask for an upload URL and return the ticket for `putObject`.
+ *
+ * Options: `contentType`, `checksumSha256` (base64 or hex), `ownerType`, `idempotencyKey`.
+ */
+export async function requestUpload(file, options = {}) {
+  const body = {
+    content_type: options.contentType ?? (await guessContentType(file)),
+    size_bytes: file.size,
+  };
+  if (options.checksumSha256) {
+    body.checksum_sha256 = options.checksumSha256;
+  }
+  if (options.ownerType) {
+    body.owner_type = options.ownerType;
+  }
+  const headers = { "Idempotency-Key": options.idempotencyKey ?? randomKey() };
+  return callService("POST", "/request-upload", options, { body, headers });
+}
+
+/**
+ * PUT the bytes to the store, as the ticket says, reporting progress and repeating what failed.
+ *
+ * Option: `onProgress({ loaded, total, fraction })`. Rejects with `store_unreachable` (no answer, or
+ * a fault of the store's) or `upload_refused` (the URL has expired, or the bytes are not the ones
+ * declared).
+ */
+export async function putObject(ticket, file, options = {}) {
+  await repeat(options, async () => {
+    const status = await putOnce(ticket, file, options);
+    // 412: a URL stores once, and it has: an earlier attempt arrived and only its answer was lost.
+    if ((status >= 200 && status < 300) || status === 412) {
+      return;
+    }
+    // 409: the store is still busy with an earlier attempt.
+    if (status === 0 || status === 409 || TRANSIENT_STATUSES.has(status)) {
+      throw new UploadError("store_unreachable", "The store did not take the bytes.", {
+        retryable: true,
+        status,
+      });
+    }
+    throw new UploadError("upload_refused", "The store refused the bytes.", { status });
+  });
+}
+
+/** Say that the bytes are uploaded; return the media's status, `processing` or further. */
+export async function complete(uploadId, options = {}) {
+  return callService("POST", "/complete", options, { body: { upload_id: uploadId } });
+}
+
+/** Return where a media stands: `{ id, status, error, … }`. */
+export async function getStatus(mediaId, options = {}) {
+  return callService("GET", `/${encodeURIComponent(mediaId)}/status`, options);
+}
+
+/** Ask for the status, as often as the service wishes, until it is `ready` or `failed`; return it. */
+export async function waitUntilFinal(mediaId, options = {}) {
+  const { wait = pause, signal } = options;
+  for (;;) {
+    let retryAfterSeconds = null;
+    const state = await callService(
+      "GET",
+      `/${encodeURIComponent(mediaId)}/status`,
+      options,
+      { onResponse: (response) => (retryAfterSeconds = retryAfter(response)) },
+    );
+    if (state.status === "ready" || state.status === "failed") {
+      return state;
+    }
+    await wait(retryAfterSeconds ?? POLL_SECONDS, signal);
+  }
+}
+
+/** Return a media's metadata: URLs, sizes, variants, placeholder. */
+export async function getMedia(mediaId, options = {}) {
+  return callService("GET", `/${encodeURIComponent(mediaId)}`, options);
+}
+
+/** Return a page of the caller's media, newest first: `{ items, next_cursor }`. */
+export async function listMedia(options = {}) {
+  const query = new URLSearchParams(options.query ?? {}).toString();
+  return callService("GET", query ? `?${query}` : "", options);
+}
+
+/** Delete a media of the caller's; safe to repeat. */
+export async function deleteMedia(mediaId, options = {}) {
+  await callService("DELETE", `/${encodeURIComponent(mediaId)}`, options);
+}
+
+/** Have a media processed again whose processing failed; return its status. */
+export async function retryMedia(mediaId, options = {}) {
+  return callService("POST", `/${encodeURIComponent(mediaId)}/retry`, options);
+}
+
+/** Return the UploadError of a media whose status is `failed`. */
+export function failureOf(media) {
+  return new UploadError(media.error.code, media.error.message, {
+    retryable: media.error.retryable,
+    mediaId: media.id,
+  });
+}
+
+/**
+ * Return the type of an image by its first bytes, else as the browser or the file's name has it.
+ *
+ * Browsers go by the name alone, have no type for HEIC on most systems, and believe a misnamed file;
+ * the service goes by the bytes.
+ */
+export async function guessContentType(file) {
+  const header = new Uint8Array(await file.slice(0, HEADER_BYTES).arrayBuffer());
+  return sniff(header) ?? (file.type || TYPE_BY_EXTENSION[extension(file.name)] || UNKNOWN_TYPE);
+}
+
+/** Return the SHA-256 of a file in base64, as the store wants it. */
+export async function sha256(file) {
+  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  return btoa(String.fromCharCode(...new Uint8Array(digest)));
+}
+
+const UNKNOWN_TYPE = "application/octet-stream";
+const TYPE_BY_EXTENSION = {
+  avif: "image/avif",
+  gif: "image/gif",
+  heic: "image/heic",
+  heif: "image/heif",
+  jpeg: "image/jpeg",
+  jpg: "image/jpeg",
+  png: "image/png",
+  webp: "image/webp",
+};
+
+function extension(name = "") {
+  return name.slice(name.lastIndexOf(".") + 1).toLowerCase();
+}
+
+function sniff(header) {
+  const text = String.fromCharCode(...header);
+  if (text.startsWith("\xff\xd8\xff")) {
+    return "image/jpeg";
+  }
+  if (text.startsWith("\x89PNG\r\n\x1a\n")) {
+    return "image/png";
+  }
+  if (text.startsWith("GIF8")) {
+    return "image/gif";
+  }
+  if (text.startsWith("RIFF") && text.startsWith("WEBP", 8)) {
+    return "image/webp";
+  }
+  return text.startsWith("ftyp", 4) ? sniffHeif(header, text) : null;
+}
+
+/** Tell AVIF from HEIC by the brands in the `ftyp` box: the major one, then the compatible ones. */
+function sniffHeif(header, text) {
+  const length = Math.min(new DataView(header.buffer).getUint32(0), header.length);
+  const brands = [];
+  for (let at = 8; at + 4 <= length; at += at === 8 ? 8 : 4) {
+    brands.push(text.slice(at, at + 4));
+  }
+  if (brands.some((brand) => brand.startsWith("avi"))) {
+    return "image/avif";
+  }
+  if (brands.some((brand) => brand.startsWith("hei") || brand.startsWith("hev"))) {
+    return "image/heic";
+  }
+  return brands.some((brand) => brand === "mif1" || brand === "msf1") ? "image/heif" : null;
+}
+
+/** Call the service, repeating what may be repeated; return the JSON of its answer. */
+async function callService(method, path, options, { body, headers, onResponse } = {}) {
+  return repeat(options, async () => {
+    const response = await fetchOnce(method, path, options, { body, headers });
+    onResponse?.(response);
+    if (!response.ok) {
+      throw await errorOf(response);
+    }
+    return response.status === 204 ? null : readJson(response);
+  });
+}
+
+async function fetchOnce(method, path, options, { body, headers }) {
+  const { baseUrl = "", signal } = options;
+  const own = typeof options.headers === "function" ? await options.headers() : options.headers;
+  try {
+    return await fetch(`${baseUrl}/api/media${path}`, {
+      method,
+      headers: {
+        Accept: "application/json",
+        ...(body ? { "Content-Type": "application/json" } : {}),
+        ...headers,
+        ...own,
+      },
+      body: body ? JSON.stringify(body) : undefined,
+      cache: "no-store",
+      signal,
+    });
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw new UploadError("network_error", "The service did not answer.", { retryable: true });
+  }
+}
+
+async function readJson(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new UploadError("unexpected_response", "The service's answer is not JSON.", {
+      retryable: true,
+      status: response.status,
+    });
+  }
+}
+
+async function errorOf(response) {
+  const body = await response.json().catch(() => null);
+  const code = body?.error ?? "unexpected_response";
+  const message = body?.message ?? `The service answered with status ${response.status}.`;
+  return new UploadError(code, message, {
+    retryable: TRANSIENT_STATUSES.has(response.status) || code === "upload_not_found",
+    status: response.status,
+    retryAfterSeconds: retryAfter(response),
+    details: body?.errors,
+    requestId: body?.request_id ?? response.headers.get("X-Request-ID"),
+  });
+}
+
+function retryAfter(response) {
+  const seconds = Number.parseFloat(response.headers.get("Retry-After") ?? "");
+  return Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
+}
+
+/** PUT once and return the HTTP status, 0 for no answer. fetch() does not tell upload progress. */
+function putOnce(ticket, file, { signal, onProgress }) {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(signal.reason);
+      return;
+    }
+    const request = new XMLHttpRequest();
+    const abort = () => request.abort();
+    request.open(ticket.method, ticket.upload_url);
+    for (const [name, value] of Object.entries(ticket.headers)) {
+      request.setRequestHeader(name, value);
+    }
+    if (onProgress) {
+      request.upload.onprogress = ({ loaded }) =>
+        onProgress({ loaded, total: file.size, fraction: file.size ? loaded / file.size : 1 });
+    }
+    request.onabort = () => reject(signal.reason);
+    request.onloadend = () => {
+      signal?.removeEventListener("abort", abort);
+      resolve(request.status);
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+    request.send(file);
+  });
+}
+
+/** Run `action` until it succeeds, fails for good, or `attempts` are used up. */
+async function repeat(options, action) {
+  const { attempts = DEFAULT_ATTEMPTS, signal, wait = pause } = options;
+  for (let attempt = 1; ; attempt += 1) {
+    signal?.throwIfAborted();
+    try {
+      return await action();
+    } catch (error) {
+      if (!error.retryable || attempt >= attempts) {
+        throw error;
+      }
+      await wait(Math.max(error.retryAfterSeconds ?? 0, backoff(attempt)), signal);
+    }
+  }
+}
+
+/** Exponential, with jitter: clients that failed together should not come back together. */
+function backoff(attempt) {
+  const longest = Math.min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1));
+  return longest * (0.5 + Math.random() / 2);
+}
+
+async function pause(seconds, signal) {
+  signal?.throwIfAborted();
+  await new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }, seconds * 1000);
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}
+
+/** 128 random bits; `crypto.randomUUID` is missing on pages that are not secure contexts. */
+function randomKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
