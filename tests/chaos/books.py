@@ -1,0 +1,166 @@
+"""The books: when all is quiet, does every upload, row, object and message account for the rest?"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pika
+import psycopg
+import pyvips
+from bad_worker import POISON
+from load import Upload
+from psycopg.rows import dict_row
+from stack import Stack
+
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.states import TRANSITIONS, Event
+
+# Rows of failed media wait for days; everything else that is due at all is due within this.
+SOON = "1 hour"
+
+
+class Books:
+    """A look at everything at once; `faults` holds a line for each thing that is wrong."""
+
+    def __init__(self, stack: Stack, uploads: Sequence[Upload]) -> None:
+        self._stack = stack
+        self._uploads = uploads
+        self.faults: list[str] = []
+        self.totals: Counter[str] = Counter()
+
+    def is_quiet(self) -> bool:
+        """Say whether no row is due soon and no message waits."""
+        try:
+            with self._stack.postgresql.connect() as connection:
+                busy = connection.execute(
+                    f"SELECT count(*) FROM media WHERE due_at < now() + interval '{SOON}'"
+                ).fetchone()
+            counts = self._count_messages(PROCESS_QUEUE, RESULTS_QUEUE)
+        except (psycopg.Error, pika.exceptions.AMQPError):
+            return False
+        return busy == (0,) and not any(counts)
+
+    def check(self) -> None:
+        """Fill `faults` and `totals`."""
+        with (
+            self._stack.postgresql.connect() as connection,
+            connection.cursor(row_factory=dict_row) as cursor,
+        ):
+            rows = {row["id"]: row for row in cursor.execute("SELECT * FROM media").fetchall()}
+            history = cursor.execute("SELECT * FROM media_history ORDER BY at").fetchall()
+        raw = set(self._keys(self._stack.seaweedfs.raw_bucket))
+        public = set(self._keys(self._stack.seaweedfs.public_bucket))
+        self._check_uploads(rows)
+        for row in rows.values():
+            self._check_row(row, raw, public)
+        self._check_orphans(rows, raw, public)
+        self._check_history(history)
+        self._check_messages()
+
+    def _check_uploads(self, rows: dict[uuid.UUID, dict[str, Any]]) -> None:
+        for upload in self._uploads:
+            row = rows.get(uuid.UUID(upload.media_id)) if upload.media_id else None
+            if row is None:
+                self.totals["gone"] += 1
+                if not upload.is_deleted:
+                    self._fault(f"lost: {upload}")
+            elif upload.is_deleted:
+                self._fault(f"deleted, but still there: {upload} {row['status']}")
+            elif row["status"] == "failed":
+                self.totals[f"failed ({row['error_code']})"] += 1
+            else:
+                self.totals[row["status"]] += 1
+
+    def _check_row(self, row: dict[str, Any], raw: set[str], public: set[str]) -> None:
+        if row["status"] in ("pending", "processing"):
+            self._fault(f"stuck: {row['id']} {row['status']} due {row['due_at']}")
+        if row["deleted_at"]:
+            self._fault(f"tombstone left: {row['id']}")
+        if row["raw_etag"] and row["raw_key"] not in raw:
+            self._fault(f"row without its original: {row['id']} {row['status']}")
+        if row["status"] == "ready":
+            for key, width in _named_objects(row):
+                if key not in public:
+                    self._fault(f"row without its object: {key}")
+                elif _decoded_width(self._stack, key) != width:
+                    self._fault(f"object is not what the row says: {key}")
+
+    def _check_orphans(
+        self, rows: dict[uuid.UUID, dict[str, Any]], raw: set[str], public: set[str]
+    ) -> None:
+        owed_raw = {row["raw_key"] for row in rows.values() if row["raw_etag"]}
+        owed_public = {
+            key for row in rows.values() if row["public_key"] for key, _ in _named_objects(row)
+        }
+        for key in (raw - owed_raw) | (public - owed_public):
+            self._fault(f"object without a row: {key}")
+
+    def _check_history(self, history: list[dict[str, Any]]) -> None:
+        legal = {
+            (str(source), str(transition.target))
+            for transition in TRANSITIONS.values()
+            for source in transition.sources
+            if transition.target
+        }
+        self.totals["transitions"] = len(history)
+        created = str(TRANSITIONS[Event.UPLOAD_REQUESTED].target)
+        for change in history:
+            was, is_now = change["was"], change["is_now"]
+            if was is None:
+                # A tombstone for objects that never had a row is born deleted.
+                is_legal = is_now == created or change["is_deleted"]
+            elif is_now is None:
+                is_legal = change["was_deleted"]
+            elif was == is_now:
+                is_legal = not change["was_deleted"]
+            else:
+                is_legal = (was, is_now) in legal and not change["is_deleted"]
+            if not is_legal:
+                self._fault(f"illegal transition: {change}")
+
+    def _check_messages(self) -> None:
+        with pika.BlockingConnection(pika.URLParameters(self._stack.rabbitmq.url)) as connection:
+            channel = connection.channel()
+            poison = 0
+            while True:
+                method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
+                if method is None:
+                    break
+                if body == POISON:
+                    poison += 1
+                else:
+                    self._fault(f"dead letter: {body[:200]!r} {properties.headers}")
+        poison_file = self._stack.poison_file
+        sent = len(poison_file.read_text().splitlines()) if poison_file.exists() else 0
+        self.totals["poison"] = poison
+        if poison < sent:
+            self._fault(f"{sent} poison messages were confirmed, {poison} are dead letters")
+
+    def _count_messages(self, *queues: str) -> list[int]:
+        with pika.BlockingConnection(pika.URLParameters(self._stack.rabbitmq.url)) as connection:
+            channel = connection.channel()
+            return [
+                channel.queue_declare(queue, passive=True).method.message_count for queue in queues
+            ]
+
+    def _keys(self, bucket: str) -> Iterator[str]:
+        pages = self._stack.seaweedfs.client().get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket):
+            yield from (entry["Key"] for entry in page.get("Contents", []))
+
+    def _fault(self, text: str) -> None:
+        self.faults.append(text)
+
+
+def _named_objects(row: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return the public keys a ready row names, with their widths."""
+    variants = [(variant["key"], variant["width"]) for variant in row["variants"] or []]
+    return [(row["public_key"], row["width"]), *variants]
+
+
+def _decoded_width(stack: Stack, key: str) -> int:
+    found = stack.seaweedfs.client().get_object(Bucket=stack.seaweedfs.public_bucket, Key=key)
+    image = pyvips.Image.new_from_buffer(found["Body"].read(), "", fail_on="warning")
+    image.avg()
+    return int(image.width)

@@ -1,0 +1,80 @@
+"""A TCP proxy on loopback whose connections can be cut, stalled or half closed."""
+
+import contextlib
+import socket
+import struct
+import threading
+
+_CHUNK = 65_536
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Forwards `port` to `target_port`; threads of its own, gone with the process."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for connection in self._taken():
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            _close(connection)
+
+    def half_close(self) -> None:
+        """End one direction of every connection, as a peer that stops sending does."""
+        for connection in self._taken():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+
+    def stall(self) -> None:
+        """Forward nothing until `resume`."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Forward again."""
+        self._flowing.set()
+
+    def _taken(self) -> list[socket.socket]:
+        with self._lock:
+            return list(self._connections)
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._server.accept()
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
+            except OSError:
+                _close(client)
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._connections |= {client, server}
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(_CHUNK):
+                self._flowing.wait()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            _close(source)
+            _close(sink)
+        with self._lock:
+            self._connections.discard(source)
+
+
+def _close(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,151 @@
+"""The whole service as real processes, two of each role, behind proxies that faults can use."""
+
+import os
+import secrets
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from proxy import Proxy
+
+from devstack.postgresql import PostgreSQL
+from devstack.process import Process, find_free_ports, is_listening
+from devstack.rabbitmq import RabbitMQ
+from devstack.seaweedfs import SeaweedFS
+
+PROJECT = Path(__file__).resolve().parents[2]
+# Short times, so that every deadline of the design passes several times in one run.
+UPLOAD_URL_TTL_SECONDS = 15
+UPLOAD_GRACE_SECONDS = 6
+PROCESSING_TIMEOUT_SECONDS = 10
+DECODE_TIMEOUT_SECONDS = 5
+
+# Every change of a row's status or deletion, whoever makes it: the truth that logs are not.
+HISTORY_SQL = """
+CREATE TABLE media_history (
+    media_id uuid, was text, is_now text, was_deleted boolean, is_deleted boolean,
+    at timestamptz DEFAULT clock_timestamp());
+CREATE FUNCTION keep_media_history() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO media_history VALUES
+            (NEW.id, NULL, NEW.status, false, NEW.deleted_at IS NOT NULL);
+    ELSIF TG_OP = 'DELETE' THEN
+        INSERT INTO media_history VALUES
+            (OLD.id, OLD.status, NULL, OLD.deleted_at IS NOT NULL, NULL);
+    ELSIF OLD.status <> NEW.status OR OLD.deleted_at IS DISTINCT FROM NEW.deleted_at THEN
+        INSERT INTO media_history VALUES (OLD.id, OLD.status, NEW.status,
+            OLD.deleted_at IS NOT NULL, NEW.deleted_at IS NOT NULL);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER media_history AFTER INSERT OR UPDATE OR DELETE ON media
+    FOR EACH ROW EXECUTE FUNCTION keep_media_history();
+"""
+
+
+class Stack:
+    """PostgreSQL, RabbitMQ, SeaweedFS; two webs, listeners and workers, and one bad worker."""
+
+    def __init__(self, directory: Path, seed: int) -> None:
+        self._parts = ExitStack()
+        self._directory = directory
+        self.postgresql = self._parts.enter_context(PostgreSQL(directory / "postgresql"))
+        self.rabbitmq = self._parts.enter_context(RabbitMQ(directory / "rabbitmq"))
+        self.seaweedfs = self._parts.enter_context(SeaweedFS(directory / "seaweedfs"))
+        self.proxies = {
+            "postgresql": Proxy(self.postgresql.port),
+            "rabbitmq": Proxy(self.rabbitmq.port),
+            "seaweedfs": Proxy(self.seaweedfs.port),
+        }
+        self.gateway_token = secrets.token_hex(32)
+        self._environ = self._environment()
+        self._flask("db", "upgrade")
+        self._flask("media", "init")
+        with self.postgresql.connect() as connection:
+            connection.execute(HISTORY_SQL)
+        self.web_ports = [find_free_ports(), find_free_ports()]
+        self.webs = [self._web(f"web{n}", port) for n, port in enumerate(self.web_ports)]
+        self.listeners = [self._role(f"listener{n}", "worker_listener.py") for n in range(2)]
+        self.workers = [self._role(f"worker{n}", "-m", "mediaworker") for n in range(2)]
+        self.poison_file = directory / "poison"
+        self.bad_worker = self._role(
+            "bad-worker",
+            str(PROJECT / "tests" / "chaos" / "bad_worker.py"),
+            str(seed),
+            str(self.poison_file),
+        )
+        for process in self.roles:
+            self._parts.enter_context(process)
+
+    @property
+    def engines(self) -> list[Process]:
+        """The servers that hold state."""
+        return [self.postgresql, self.rabbitmq, self.seaweedfs]
+
+    @property
+    def roles(self) -> list[Process]:
+        """The service's own processes."""
+        return [*self.webs, *self.listeners, *self.workers, self.bad_worker]
+
+    def close(self) -> None:
+        """Stop everything, in the opposite order."""
+        self._parts.close()
+
+    def _environment(self) -> dict[str, str]:
+        ports = {name: proxy.port for name, proxy in self.proxies.items()}
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+            "HOST": "127.0.0.1",
+            "APP_ENV": "production",
+            "AUTH_MODE": "gateway",
+            "GATEWAY_TOKEN": self.gateway_token,
+            "DATABASE_URL": f"postgresql://media:media@127.0.0.1:{ports['postgresql']}/postgres",
+            "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{ports['rabbitmq']}/",
+            "S3_ENDPOINT": f"http://127.0.0.1:{ports['seaweedfs']}",
+            "S3_PUBLIC_ENDPOINT": self.seaweedfs.endpoint,
+            "S3_ACCESS_KEY_ID": self.seaweedfs.access_key,
+            "S3_SECRET_ACCESS_KEY": self.seaweedfs.secret_key,
+            "S3_RAW_BUCKET": self.seaweedfs.raw_bucket,
+            "S3_PUBLIC_BUCKET": self.seaweedfs.public_bucket,
+            "CDN_BASE_URL": f"{self.seaweedfs.endpoint}/{self.seaweedfs.public_bucket}",
+            "UPLOAD_URL_TTL_SECONDS": str(UPLOAD_URL_TTL_SECONDS),
+            "UPLOAD_GRACE_SECONDS": str(UPLOAD_GRACE_SECONDS),
+            "PROCESSING_TIMEOUT_SECONDS": str(PROCESSING_TIMEOUT_SECONDS),
+            "DECODE_TIMEOUT_SECONDS": str(DECODE_TIMEOUT_SECONDS),
+            "RETRY_BACKOFF_SECONDS": "1",
+            "MAX_ATTEMPTS": "4",
+            "MAX_PENDING_UPLOADS": "100000",
+            "MAX_PENDING_BYTES": str(2**40),
+        }
+
+    def _flask(self, *arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "app", *arguments],
+            cwd=PROJECT,
+            env=self._environ,
+            check=True,
+            capture_output=True,
+        )
+
+    def _role(self, name: str, *arguments: str) -> Process:
+        return Process(
+            name,
+            [sys.executable, *arguments],
+            log_path=self._directory / f"{name}.log",
+            environ=self._environ,
+            cwd=PROJECT,
+            is_ready=lambda: True,
+        )
+
+    def _web(self, name: str, port: int) -> Process:
+        return Process(
+            name,
+            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
+            log_path=self._directory / f"{name}.log",
+            environ={**self._environ, "PORT": str(port)},
+            cwd=PROJECT,
+            is_ready=lambda: is_listening(port),
+        )
