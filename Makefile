@@ -22,6 +22,11 @@ test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromiu
 test-fast: venv ## Run the tests that need nothing but Python
 	$(python) -m pytest -m "not services" $(ARGS)
 
+.PHONY: chaos
+chaos: venv ## Break everything while it is used, then check the books (N=300 SEED=…)
+	@scripts/install-test-services
+	@PYTHONPATH=. $(python) tests/chaos/main.py
+
 .PHONY: lint
 lint: venv ## Check style and types
 	$(python) -m ruff check .

@@ -1,0 +1,31 @@
+"""A short chaos run; `make chaos` runs a long one."""
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).parent / "main.py"
+
+
+@pytest.mark.services
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults() -> None:
+    seed = os.environ.get("SEED") or str(secrets.randbelow(10**6))
+    run = subprocess.run(
+        [sys.executable, CHAOS],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(CHAOS.parents[2]),
+            "N": os.environ.get("N", "120"),
+            "SEED": seed,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(run.stdout)
+    assert run.returncode == 0, f"seed {seed}\n{run.stdout}\n{run.stderr}"
