@@ -6,6 +6,7 @@ the store leaves here as one of the exceptions below.
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -254,26 +255,20 @@ class Storage:
             ],
         }
         self._call("put_bucket_policy", Bucket=self.public_bucket, Policy=json.dumps(policy))
-        if web_origins:
-            self._call(
-                "put_bucket_cors",
-                Bucket=self.raw_bucket,
-                CORSConfiguration={
-                    "CORSRules": [
-                        {
-                            "AllowedOrigins": list(web_origins),
-                            "AllowedMethods": ["PUT"],
-                            "AllowedHeaders": [
-                                "content-type",
-                                "if-none-match",
-                                "x-amz-checksum-sha256",
-                            ],
-                            "ExposeHeaders": ["ETag"],
-                            "MaxAgeSeconds": CORS_MAX_AGE_SECONDS,
-                        }
-                    ]
-                },
-            )
+        if not web_origins:
+            with suppress(ObjectNotFound):  # some stores say so when there were no rules
+                self._call("delete_bucket_cors", Bucket=self.raw_bucket)
+            return
+        rule = {
+            "AllowedOrigins": list(web_origins),
+            "AllowedMethods": ["PUT"],
+            "AllowedHeaders": ["content-type", "if-none-match", "x-amz-checksum-sha256"],
+            "ExposeHeaders": ["ETag"],
+            "MaxAgeSeconds": CORS_MAX_AGE_SECONDS,
+        }
+        self._call(
+            "put_bucket_cors", Bucket=self.raw_bucket, CORSConfiguration={"CORSRules": [rule]}
+        )
 
     def _bucket_exists(self, bucket: str) -> bool:
         try:

@@ -1,0 +1,150 @@
+"""Migrations run up and down on both databases, and end at what the models say."""
+
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+
+from config.settings import Settings
+from mediaservice import PROJECT, create_app
+from mediaservice.models import Base, Media
+
+SPECIFIED_COLUMNS = {
+    "id": ("UUID", False),
+    "owner_id": ("UUID", False),
+    "owner_type": ("TEXT", False),
+    "status": ("TEXT", False),
+    "raw_key": ("TEXT", False),
+    "public_key": ("TEXT", True),
+    "content_type": ("TEXT", True),
+    "size_bytes": ("BIGINT", True),
+    "width": ("INTEGER", True),
+    "height": ("INTEGER", True),
+    "created_at": ("TIMESTAMP", True),
+    "processed_at": ("TIMESTAMP", True),
+}
+
+
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
+on_postgresql = pytest.mark.parametrize("empty_database_url", [POSTGRESQL], indirect=True)
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql):
+    name = f"media_{uuid4().hex}"
+    with postgresql.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgresql.url_of(name)
+    with postgresql.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", POSTGRESQL])
+def empty_database_url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.sqlite'}"
+    return request.getfixturevalue("empty_postgresql_url")
+
+
+@pytest.fixture
+def app(environ, empty_database_url):
+    app = create_app(Settings.from_environ({**environ, "DATABASE_URL": empty_database_url}))
+    with app.app_context():
+        yield app
+    app.extensions["media"].lifecycle.rows.engine.dispose()
+
+
+def engine_of(app):
+    return app.extensions["media"].lifecycle.rows.engine
+
+
+def tables_of(app):
+    return set(sa.inspect(engine_of(app)).get_table_names()) - {"alembic_version"}
+
+
+def test_migrations_end_at_what_the_models_say(app):
+    with pytest.raises((SystemExit, CommandError)):
+        flask_migrate.check()
+    flask_migrate.upgrade()
+    flask_migrate.check()
+
+
+def test_check_constraints_and_index_conditions_are_those_of_the_models(app):
+    """What alembic's comparison leaves out: conditions, as the database itself spells them."""
+    flask_migrate.upgrade()
+    migrated = described(engine_of(app))
+    Base.metadata.drop_all(engine_of(app))
+    Base.metadata.create_all(engine_of(app))
+    assert migrated == described(engine_of(app))
+    assert len(migrated["checks"]) == 7
+    assert len(migrated["indexes"]) >= 7
+
+
+def described(engine):
+    inspector = sa.inspect(engine)
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+        else:
+            query = "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'media'"
+        indexes = dict(connection.execute(sa.text(query)).all())
+    checks = {c["name"]: c["sqltext"] for c in inspector.get_check_constraints("media")}
+    return {"indexes": indexes, "checks": checks}
+
+
+def test_migrations_can_be_taken_back_and_run_again(app):
+    flask_migrate.upgrade()
+    assert tables_of(app) == {"media"}
+    flask_migrate.downgrade(revision="base")
+    assert tables_of(app) == set()
+    flask_migrate.upgrade()
+    flask_migrate.upgrade()
+    assert tables_of(app) == {"media"}
+
+
+def test_there_is_one_line_of_migrations():
+    script = ScriptDirectory(PROJECT / "migrations")
+    assert len(script.get_heads()) == 1
+    assert len(script.get_bases()) == 1
+
+
+@on_postgresql
+def test_the_table_has_the_specified_columns_and_indexes(app):
+    flask_migrate.upgrade()
+    inspector = sa.inspect(engine_of(app))
+    columns = {c["name"]: (str(c["type"]), c["nullable"]) for c in inspector.get_columns("media")}
+    assert {name: columns[name] for name in SPECIFIED_COLUMNS} == SPECIFIED_COLUMNS
+    assert inspector.get_pk_constraint("media")["constrained_columns"] == ["id"]
+    created_at = next(c for c in inspector.get_columns("media") if c["name"] == "created_at")
+    assert created_at["type"].timezone
+    assert created_at["default"] == "now()"
+    indexes = {i["name"]: i for i in inspector.get_indexes("media")}
+    assert indexes["idx_media_owner"]["column_names"] == ["owner_type", "owner_id"]
+    assert indexes["idx_media_status"]["column_names"] == ["status"]
+    where = indexes["idx_media_status"]["dialect_options"]["postgresql_where"]
+    assert where == "(status = 'pending'::text)"
+
+
+@on_postgresql
+def test_releases_that_start_together_migrate_once(app, environ, empty_database_url):
+    """Each waits for the other's lock; without it one of them would fail on an existing table."""
+    releases = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"],
+            cwd=PROJECT,
+            env={**os.environ, **environ, "DATABASE_URL": empty_database_url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [release.communicate()[1] for release in releases]
+    assert [release.returncode for release in releases] == [0, 0, 0], said
+    with engine_of(app).connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(Media)) == 0
