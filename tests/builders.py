@@ -5,11 +5,14 @@ No fixtures and no assertions here: `conftest` starts servers, tests say what sh
 
 import io
 import random
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from PIL import Image
 
 from config.settings import Settings, WorkerSettings
+from mediaservice.messages import ProcessRequest, public_prefix
 
 ORIGIN = "https://app.example.com"
 CDN = "https://cdn.example.com"
@@ -78,3 +81,20 @@ def _exif() -> Image.Exif:
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0), 3: "E", 4: (13.0, 24.0, 36.0)}
     return exif
+
+
+def process_request(**fields: Any) -> ProcessRequest:
+    """Return a job for a media that exists nowhere."""
+    media_id = fields.pop("media_id", None) or uuid4()
+    values = {
+        "attempt": 1,
+        "raw_bucket": "raw",
+        "raw_key": f"uploads/{media_id}",
+        "raw_etag": '"e"',
+        "content_type": "image/jpeg",
+        "size_bytes": 1,
+        "public_bucket": "public",
+        "public_prefix": public_prefix(media_id),
+        "requested_at": datetime.now(UTC),
+    }
+    return ProcessRequest(media_id=media_id, **{**values, **fields})

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose connections can be cut, stalled or half closed."""
+"""A TCP proxy on loopback whose connections can be cut, stalled, half closed or refused."""
 
 import contextlib
 import socket
@@ -16,6 +16,7 @@ class Proxy:
         self._target_port = target_port
         self._flowing = threading.Event()
         self._flowing.set()
+        self._refusing = threading.Event()
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -43,13 +44,34 @@ class Proxy:
         """Forward again."""
         self._flowing.set()
 
+    def refuse(self) -> None:
+        """Reset every connection and accept none until `accept`, as a dead server does."""
+        self._refusing.set()
+        self.cut()
+
+    def accept(self) -> None:
+        """Accept connections again."""
+        self._refusing.clear()
+
+    def close(self) -> None:
+        """Reset every connection and free the port."""
+        self.refuse()
+        self.resume()
+        _close(self._server)
+
     def _taken(self) -> list[socket.socket]:
         with self._lock:
             return list(self._connections)
 
     def _accept(self) -> None:
         while True:
-            client, _ = self._server.accept()
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if self._refusing.is_set():
+                _close(client)
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self._target_port), timeout=5)
             except OSError:
@@ -72,6 +94,10 @@ class Proxy:
             _close(sink)
         with self._lock:
             self._connections.discard(source)
+            is_over = sink not in self._connections
+        if is_over:
+            _close(source)
+            _close(sink)
 
 
 def _close(connection: socket.socket) -> None:

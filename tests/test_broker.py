@@ -1,0 +1,437 @@
+"""RabbitMQ as we use it: the topology, confirms, dead letters, and every way to lose a connection."""
+
+import json
+import os
+import subprocess
+from uuid import uuid4
+
+import pika
+import pytest
+from pika.exceptions import ChannelClosedByBroker
+
+from devstack.process import wait_until
+from mediaservice.broker import (
+    DEAD_LETTER_QUEUE,
+    DELIVERY_LIMIT,
+    EXCHANGE,
+    PROCESS_QUEUE,
+    REASON_HEADER,
+    RESULTS_QUEUE,
+    BrokerUnavailable,
+    InlineBroker,
+    Publication,
+    RabbitMQ,
+    create_topology,
+)
+from mediaservice.messages import (
+    MEDIA_FAILED,
+    MEDIA_PROCESS,
+    MEDIA_PROCESSED,
+    FailedResult,
+    ProcessedResult,
+    decode,
+    encode,
+)
+from tests.builders import process_request
+from tests.chaos.proxy import Proxy
+
+QUEUES = (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE)
+
+
+@pytest.fixture
+def amqp(rabbitmq):
+    """A channel of an onlooker, over the topology with empty queues."""
+    create_topology(rabbitmq.url)
+    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url))
+    channel = connection.channel()
+    for queue in QUEUES:
+        channel.queue_purge(queue)
+    yield channel
+    connection.close()
+
+
+@pytest.fixture
+def make_broker(amqp):
+    made = []
+
+    def make(url, *, queue=RESULTS_QUEUE, prefetch=50, wait=lambda seconds: None):
+        made.append(RabbitMQ(url, queue=queue, prefetch=prefetch, wait=wait))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def broker(make_broker, rabbitmq):
+    return make_broker(rabbitmq.url)
+
+
+@pytest.fixture
+def proxy(rabbitmq):
+    proxy = Proxy(rabbitmq.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def url_by_proxy(proxy):
+    return f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
+
+
+def job(**fields):
+    return Publication(process_request(**fields), correlation_id="request-1")
+
+
+def result():
+    media_id = uuid4()
+    return ProcessedResult(media_id=media_id, public_key=f"media/{media_id}/main.webp")
+
+
+def put(amqp, routing_key, body, exchange=EXCHANGE):
+    amqp.basic_publish(exchange, routing_key, body, pika.BasicProperties(delivery_mode=2))
+
+
+def take(amqp, queue):
+    """Return the one message of a queue, waiting for it."""
+    found = []
+
+    def arrived():
+        method, properties, body = amqp.basic_get(queue, auto_ack=True)
+        if method is not None:
+            found.append((method, properties, body))
+        return bool(found)
+
+    wait_until(arrived, seconds=10, what=f"a message in {queue}")
+    assert amqp.basic_get(queue) == (None, None, None)
+    return found[0]
+
+
+def consume(broker, count=1, limit=100):
+    """Return `count` deliveries, in as many calls as it takes."""
+    found = []
+
+    def arrived():
+        found.extend(broker.consume(limit=limit, wait_seconds=0.2))
+        return len(found) >= count
+
+    wait_until(arrived, seconds=15, what=f"{count} deliveries")
+    assert len(found) == count
+    return found
+
+
+# topology
+
+
+def test_the_topology_is_safe_to_declare_again(rabbitmq):
+    for _ in range(3):
+        create_topology(rabbitmq.url)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_queues_are_durable_quorum_queues_with_a_limit(amqp, queue):
+    """RabbitMQ refuses to declare a queue again with other arguments: it says what it has."""
+    arguments = {"x-queue-type": "quorum"}
+    if queue != DEAD_LETTER_QUEUE:
+        arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": "media.dead"}
+    amqp.queue_declare(queue, durable=True, arguments=arguments)
+    with pytest.raises(ChannelClosedByBroker):
+        amqp.queue_declare(queue, durable=True, arguments={})
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "queue"),
+    [
+        (MEDIA_PROCESS, PROCESS_QUEUE),
+        (MEDIA_PROCESSED, RESULTS_QUEUE),
+        (MEDIA_FAILED, RESULTS_QUEUE),
+    ],
+)
+def test_a_routing_key_leads_to_its_queue_alone(amqp, routing_key, queue):
+    put(amqp, routing_key, b"{}")
+    assert take(amqp, queue)[0].routing_key == routing_key
+    for other in QUEUES:
+        assert amqp.basic_get(other) == (None, None, None)
+
+
+def test_a_broker_that_is_not_there_is_unavailable():
+    with pytest.raises(BrokerUnavailable):
+        create_topology("amqp://guest:guest@127.0.0.1:9/")
+
+
+# publish
+
+
+def test_a_published_job_arrives_as_the_contract_says(amqp, broker):
+    publication = job(attempt=3)
+    assert broker.publish([publication]) == []
+    method, properties, body = take(amqp, PROCESS_QUEUE)
+    assert method.routing_key == MEDIA_PROCESS
+    assert decode(method.routing_key, body) == publication.message
+    assert properties.message_id == f"{publication.message.media_id}:3"
+    assert properties.correlation_id == "request-1"
+    assert properties.content_type == "application/json"
+    assert properties.delivery_mode == 2
+
+
+def test_a_batch_arrives_in_order(amqp, broker):
+    jobs = [job() for _ in range(20)]
+    assert broker.publish(jobs) == []
+    assert broker.count_waiting(PROCESS_QUEUE) == 20
+    for expected in jobs:
+        _, _, body = amqp.basic_get(PROCESS_QUEUE, auto_ack=True)
+        assert json.loads(body)["media_id"] == str(expected.message.media_id)
+
+
+def test_what_no_queue_takes_is_returned_and_the_rest_is_published(amqp, broker):
+    assert broker.can_publish
+    amqp.queue_unbind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    first, second = job(), Publication(result())
+    assert broker.publish([first, second]) == [first]
+    take(amqp, RESULTS_QUEUE)
+    amqp.queue_bind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    assert broker.publish([first]) == []
+    take(amqp, PROCESS_QUEUE)
+
+
+def test_publishing_without_a_broker_returns_everything(make_broker):
+    broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
+    jobs = [job(), job()]
+    assert broker.publish(jobs) == jobs
+    assert not broker.can_publish
+    assert broker.count_waiting(PROCESS_QUEUE) == 0
+
+
+def test_publishing_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy, url_by_proxy):
+    broker = make_broker(url_by_proxy)
+    assert broker.publish([job()]) == []
+    take(amqp, PROCESS_QUEUE)
+    proxy.cut()
+    left = [job(), job()]
+
+    def all_published():
+        left[:] = broker.publish(left)
+        return not left
+
+    wait_until(all_published, seconds=10, what="everything to be published")
+    assert broker.count_waiting(PROCESS_QUEUE) == 2
+
+
+def test_it_can_publish_as_soon_as_the_broker_is_back(make_broker, proxy, url_by_proxy):
+    broker = make_broker(url_by_proxy)
+    proxy.refuse()
+    assert not broker.can_publish
+    proxy.accept()
+    wait_until(lambda: broker.can_publish, seconds=10, what="a new connection")
+
+
+def test_reconnecting_backs_off(make_broker):
+    """While it does, no connection is tried, so a loop may ask as often as it likes."""
+    broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
+    assert not broker.can_publish
+    assert broker._publishing.seconds_to_retry() > 0
+    waits = []
+    for _ in range(8):
+        broker._publishing._retry_at = 0
+        assert not broker.can_publish
+        waits.append(broker._publishing.seconds_to_retry())
+    assert waits[-1] > waits[0]
+    assert max(waits) <= 10
+
+
+# consume
+
+
+def test_messages_are_consumed_in_batches_up_to_a_limit(amqp, broker):
+    for _ in range(7):
+        put(amqp, *encode(result()))
+    first = broker.consume(limit=3, wait_seconds=5)
+    assert 1 <= len(first) <= 3
+    rest = consume(broker, 7 - len(first), limit=3)
+    broker.ack(first + rest)
+    assert broker.consume(limit=3, wait_seconds=0.01) == []
+
+
+def test_a_delivery_carries_the_message_as_it_was_sent(amqp, broker):
+    message = result()
+    routing_key, body = encode(message)
+    amqp.basic_publish(
+        EXCHANGE,
+        routing_key,
+        body,
+        pika.BasicProperties(message_id="m:1", correlation_id="r-9"),
+    )
+    (delivery,) = consume(broker)
+    assert (delivery.routing_key, delivery.body) == (routing_key, body)
+    assert (delivery.message_id, delivery.correlation_id) == ("m:1", "r-9")
+    assert not delivery.redelivered
+
+
+def test_what_was_acknowledged_does_not_come_again(amqp, make_broker, rabbitmq):
+    put(amqp, *encode(result()))
+    first = make_broker(rabbitmq.url)
+    first.ack(consume(first))
+    first.close()
+    assert make_broker(rabbitmq.url).consume(limit=1, wait_seconds=0.2) == []
+
+
+def test_what_was_not_acknowledged_comes_again_to_somebody(amqp, make_broker, rabbitmq):
+    put(amqp, *encode(result()))
+    first, second = make_broker(rabbitmq.url), make_broker(rabbitmq.url)
+    (delivery,) = consume(first)
+    first.close()
+    (again,) = consume(second)
+    assert (again.body, again.redelivered) == (delivery.body, True)
+    second.ack([again])
+
+
+def test_without_a_connection_consuming_waits_and_returns_nothing(make_broker):
+    waits = []
+    broker = make_broker("amqp://guest:guest@127.0.0.1:9/", wait=waits.append)
+    assert broker.consume(limit=5, wait_seconds=0.7) == []
+    assert waits == [0.7]
+
+
+def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy, url_by_proxy):
+    broker = make_broker(url_by_proxy)
+    put(amqp, *encode(result()))
+    (delivery,) = consume(broker)
+    proxy.cut()
+    wait_until(
+        lambda: broker.consume(limit=1, wait_seconds=0.05) == [] and not broker._consuming.is_open,
+        seconds=10,
+        what="the loss to be noticed",
+    )
+    broker.ack([delivery])  # nobody to tell: it comes again
+    (again,) = consume(broker)
+    assert (again.body, again.redelivered) == (delivery.body, True)
+    broker.ack([again])
+
+
+def test_a_channel_closed_by_the_broker_is_replaced(amqp, broker):
+    """Such as after consumer_timeout; pika's connection does not report it."""
+    consumed = broker.consume(limit=1, wait_seconds=0.01)
+    assert consumed == []
+    broker._consuming.channel.basic_ack(4711)  # an unknown tag: RabbitMQ closes the channel
+    put(amqp, *encode(result()))
+    broker.ack(consume(broker))
+
+
+def test_a_queue_that_was_deleted_is_declared_anew(amqp, broker):
+    assert broker.consume(limit=1, wait_seconds=0.01) == []
+    amqp.queue_delete(RESULTS_QUEUE)
+    wait_until(
+        lambda: not broker.consume(limit=1, wait_seconds=0.05) and not broker._consuming.is_open,
+        seconds=10,
+        what="the cancelled consumer to be noticed",
+    )
+    wait_until(lambda: is_there(broker), seconds=10, what="the queue")
+    put(amqp, *encode(result()))
+    broker.ack(consume(broker))
+
+
+def is_there(broker):
+    broker.consume(limit=1, wait_seconds=0.05)
+    return broker._consuming.is_open
+
+
+# dead letters
+
+
+def test_a_message_set_aside_keeps_its_body_and_gets_a_reason(amqp, broker):
+    amqp.basic_publish(
+        EXCHANGE,
+        MEDIA_PROCESSED,
+        b"garbage",
+        pika.BasicProperties(message_id="m:1", correlation_id="r-9"),
+    )
+    (delivery,) = consume(broker)
+    broker.dead_letter(delivery, "it is garbage")
+    method, properties, body = take(amqp, DEAD_LETTER_QUEUE)
+    assert (method.routing_key, body) == (MEDIA_PROCESSED, b"garbage")
+    assert properties.headers[REASON_HEADER] == "it is garbage"
+    assert (properties.message_id, properties.correlation_id) == ("m:1", "r-9")
+    broker.close()
+    assert amqp.basic_get(RESULTS_QUEUE) == (None, None, None)
+
+
+def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
+    put(amqp, MEDIA_PROCESSED, b"garbage")
+    (delivery,) = consume(broker)
+    broker._publishing.fail(RuntimeError("lost"))  # and backs off now
+    broker.dead_letter(delivery, "it is garbage")
+    _, properties, body = take(amqp, DEAD_LETTER_QUEUE)
+    assert body == b"garbage"
+    assert properties.headers["x-first-death-reason"] == "rejected"
+
+
+def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rabbitmq):
+    put(amqp, *encode(FailedResult(media_id=uuid4())))
+    deliveries = 0
+    while amqp.queue_declare(DEAD_LETTER_QUEUE, passive=True).method.message_count == 0:
+        assert deliveries <= DELIVERY_LIMIT + 1
+        victim = make_broker(rabbitmq.url)
+        deliveries += len(victim.consume(limit=1, wait_seconds=1))
+        victim.close()
+    _, properties, _ = take(amqp, DEAD_LETTER_QUEUE)
+    assert properties.headers["x-first-death-reason"] == "delivery_limit"
+    assert deliveries == DELIVERY_LIMIT + 1
+
+
+# alarms
+
+
+def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, broker, rabbitmq):
+    """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
+    put(amqp, *encode(result()))
+    assert broker.can_publish
+    rabbitmqctl(rabbitmq, "set_vm_memory_high_watermark", "0.000001")
+    try:
+        broker.publish([job()])  # this is what makes RabbitMQ block the connection
+        wait_until(lambda: not broker.can_publish, seconds=10, what="the connection to be blocked")
+        broker.ack(consume(broker))
+    finally:
+        rabbitmqctl(rabbitmq, "set_vm_memory_high_watermark", "absolute", "512MiB")
+    wait_until(lambda: broker.can_publish, seconds=15, what="publishing to be possible again")
+    assert broker.publish([job()]) == []
+
+
+def rabbitmqctl(rabbitmq, *arguments):
+    subprocess.run(
+        ["/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *arguments],
+        env={**os.environ, **rabbitmq._environ},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+# without a broker
+
+
+def test_the_inline_broker_answers_what_is_published_in_order():
+    broker = InlineBroker(
+        lambda job: FailedResult(media_id=job.media_id, attempt=job.attempt), wait=lambda _: None
+    )
+    jobs = [job(), job(), job()]
+    assert broker.can_publish
+    assert broker.publish(jobs) == []
+    assert broker.count_waiting(PROCESS_QUEUE) == 0
+    first = broker.consume(limit=2, wait_seconds=0)
+    rest = broker.consume(limit=2, wait_seconds=0)
+    answers = [decode(d.routing_key, d.body) for d in first + rest]
+    assert [a.media_id for a in answers] == [j.message.media_id for j in jobs]
+    assert {d.correlation_id for d in first} == {"request-1"}
+    broker.ack(first + rest)
+    assert broker.consume(limit=2, wait_seconds=0) == []
+
+
+def test_the_inline_broker_waits_only_when_there_is_nothing():
+    waits = []
+    broker = InlineBroker(lambda job: FailedResult(media_id=job.media_id), wait=waits.append)
+    broker.publish([job()])
+    assert len(broker.consume(limit=5, wait_seconds=0.5)) == 1
+    assert waits == []
+    assert broker.consume(limit=5, wait_seconds=0.5) == []
+    assert waits == [0.5]
