@@ -71,6 +71,9 @@ class Books:
                 self.totals[f"failed ({row['error_code']})"] += 1
             else:
                 self.totals[row["status"]] += 1
+            if upload.scenario == "normal" and not upload.notes:
+                self.totals["normal"] += 1
+                self.totals["normal and ready"] += bool(row and row["status"] == "ready")
 
     def _check_row(self, row: dict[str, Any], raw: set[str], public: set[str]) -> None:
         if row["status"] in ("pending", "processing"):

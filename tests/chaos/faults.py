@@ -10,8 +10,8 @@ from stack import Stack
 
 from devstack.process import Process
 
-PAUSE_SECONDS = (0.2, 2.0)
-OUTAGE_SECONDS = (0.5, 3.0)
+PAUSE_SECONDS = (0.1, 0.8)
+OUTAGE_SECONDS = (0.2, 2.0)
 
 
 class Faults:

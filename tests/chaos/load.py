@@ -58,8 +58,8 @@ class Client:
 
     def _normal(self, upload: Upload) -> None:
         body = self._photo()
-        self._upload(upload, body)
-        self._complete(upload)
+        if self._upload(upload, body):
+            self._complete(upload)
 
     def _delete_while_pending(self, upload: Upload) -> None:
         """Delete, and PUT all the same: the URL is still alive."""
@@ -111,20 +111,22 @@ class Client:
 
     def _damaged(self, upload: Upload) -> None:
         body = self._photo()
-        self._upload(upload, body[: len(body) // 2])
-        self._complete(upload)
+        if self._upload(upload, body[: len(body) // 2]):
+            self._complete(upload)
 
     def _mismatched(self, upload: Upload) -> None:
-        self._upload(upload, b"\x89PNG\r\n\x1a\n" + self._photo())
-        self._complete(upload)
+        if self._upload(upload, b"\x89PNG\r\n\x1a\n" + self._photo()):
+            self._complete(upload)
 
-    def _upload(self, upload: Upload, body: bytes) -> None:
+    def _upload(self, upload: Upload, body: bytes) -> bool:
+        """Say whether the bytes are stored; if they are not, the upload will expire."""
         key = self._random.randbytes(8).hex()
         for _ in range(5):
             ticket = self._request(upload, body, key)
             if self._put(ticket, body):
-                return
+                return True
         upload.notes.append("the PUT never succeeded")
+        return False
 
     def _request(self, upload: Upload, body: bytes, key: str | None = None) -> Any:
         key = key or self._random.randbytes(8).hex()
@@ -158,11 +160,11 @@ class Client:
         return False
 
     def _complete(self, upload: Upload) -> None:
-        # 409: the PUT never made it; 410 and 422 are the service's last word.
+        # 410 and 422 are the service's last word on an upload.
         self._call(
             "POST",
             "/complete",
-            {200, 202, 404, 409, 410, 422},
+            {200, 202, 410, 422},
             json={"upload_id": upload.media_id},
         )
 
