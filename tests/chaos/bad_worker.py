@@ -49,6 +49,7 @@ class BadWorker:
 
     def run(self) -> None:
         """Work until killed."""
+        print("bad_worker_started", flush=True)
         while True:
             for delivery in self._broker.consume(limit=1, wait_seconds=0.5):
                 self._misbehave(delivery)

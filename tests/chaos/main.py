@@ -23,7 +23,7 @@ from stack import Stack
 
 from devstack.process import wait_until
 
-CONCURRENCY = 16
+CONCURRENCY = 8
 QUIET_SECONDS = 240
 
 

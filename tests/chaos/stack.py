@@ -44,6 +44,19 @@ CREATE TRIGGER media_history AFTER INSERT OR UPDATE OR DELETE ON media
 """
 
 
+class Role(Process):
+    """One of the service's own processes without a port: ready when its log says `…_started`."""
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start, and read the log from here on."""
+        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        super().start(wait=wait)
+
+    def has_started(self) -> bool:
+        """Say whether the process has reached its loop, signal handlers set."""
+        return b"_started" in self.log_path.read_bytes()[self._log_start :]
+
+
 class Stack:
     """PostgreSQL, RabbitMQ, SeaweedFS; two webs, listeners and workers, and one bad worker."""
 
@@ -130,15 +143,16 @@ class Stack:
             capture_output=True,
         )
 
-    def _role(self, name: str, *arguments: str) -> Process:
-        return Process(
+    def _role(self, name: str, *arguments: str) -> Role:
+        role = Role(
             name,
             [sys.executable, *arguments],
             log_path=self._directory / f"{name}.log",
             environ=self._environ,
             cwd=PROJECT,
-            is_ready=lambda: True,
+            is_ready=lambda: role.has_started(),  # noqa: PLW0108 - it is not bound yet
         )
+        return role
 
     def _web(self, name: str, port: int) -> Process:
         return Process(
