@@ -6,6 +6,7 @@ module; a test holds them equal.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -26,7 +27,14 @@ MIN_DIFFERENT_CHARACTERS = 8  # a random secret, even in hex, has more
 MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
 MAX_URL_TTL_SECONDS = 7 * 24 * 3600  # SigV4's limit on X-Amz-Expires
 
+MIN_STORE_SECRET_LENGTH = 16  # characters; AWS's have 40
+WELL_KNOWN_SECRETS = frozenset(
+    ("admin", "changeme", "guest", "minioadmin", "password", "postgres", "root", "secret", "test")
+)
+
 _REQUIRED: Any = dataclasses.MISSING
+_TOKEN = re.compile("[A-Za-z0-9._~+/=-]+")  # RFC 6750 section 2.1
+_VARIABLE = re.compile(r"\b[A-Z0-9]+(?:_[A-Z0-9]+)+\b")
 
 
 class ConfigurationError(Exception):
@@ -136,7 +144,14 @@ class BaseSettings:
     )
 
     secret_fields: ClassVar[frozenset[str]] = frozenset(
-        {"s3_secret_access_key", "broker_url", "database_url", "jwt_secret", "gateway_token"}
+        {
+            "s3_secret_access_key",
+            "broker_url",
+            "database_url",
+            "jwt_secret",
+            "gateway_token",
+            "metrics_token",
+        }
     )
 
     @classmethod
@@ -152,25 +167,31 @@ class BaseSettings:
         given = {
             name: value for name in declared if (value := environ.get(name.upper(), "").strip())
         }
+        missing = [n for n, f in declared.items() if _is_required(f) and n not in given]
         faults = [
-            f"{name.upper()} is required: {f.metadata['description']}"
-            for name, f in declared.items()
-            if f.default is dataclasses.MISSING and name not in given
+            f"{name.upper()} is required: {declared[name].metadata['description']}"
+            for name in missing
         ]
+        at_fault = {name.upper() for name in missing}
         try:
             values = schema.load(given)
         except ValidationError as error:
             values = error.valid_data
+            at_fault |= {name.upper() for name in error.messages_dict}
             faults += [
                 f"{name.upper()}: {' '.join(reasons)}"
                 for name, reasons in error.messages_dict.items()
             ]
-        if not faults:
-            settings = cls(**values)
-            faults = list(settings._contradictions())
-            if not faults:
-                return settings
-        raise ConfigurationError(faults)
+        # Faulty values are left out, so that all the others can be checked against each other.
+        settings = cls(**{n: "" for n, f in declared.items() if _is_required(f)} | values)
+        faults += [
+            fault
+            for fault in settings._contradictions()
+            if at_fault.isdisjoint(_VARIABLE.findall(fault))
+        ]
+        if faults:
+            raise ConfigurationError(faults)
+        return settings
 
     @property
     def development(self) -> bool:
@@ -181,6 +202,18 @@ class BaseSettings:
         """Yield what is wrong with values that are each fine alone."""
         if self.s3_raw_bucket == self.s3_public_bucket:
             yield "S3_RAW_BUCKET and S3_PUBLIC_BUCKET must differ: originals are never public."
+        if not self.development:
+            yield from self._not_for_production()
+
+    def _not_for_production(self) -> Iterator[str]:
+        """Yield what nobody but a developer at their own machine may have."""
+        secret = self.s3_secret_access_key
+        if len(secret) < MIN_STORE_SECRET_LENGTH or secret.lower() in WELL_KNOWN_SECRETS:
+            yield (
+                f"S3_SECRET_ACCESS_KEY is short or well known: give the store's user a secret of "
+                f"{MIN_STORE_SECRET_LENGTH} characters or more."
+            )
+        yield from _well_known_password("BROKER_URL", self.broker_url)
 
     def __repr__(self) -> str:
         shown = (
@@ -233,6 +266,12 @@ class Settings(BaseSettings):
     )
     gateway_token: str = _setting(
         fields.String(), "The BFF's bearer token in gateway mode, at least 32 characters.", ""
+    )
+    metrics_token: str = _setting(
+        fields.String(),
+        "Bearer token that `/metrics` asks for, at least 32 characters. Default: only this "
+        "machine may read it.",
+        "",
     )
 
     upload_page: str = _setting(
@@ -318,8 +357,8 @@ class Settings(BaseSettings):
                 "RAW_RETENTION_DAYS must outlast UPLOAD_URL_TTL_SECONDS + UPLOAD_GRACE_SECONDS: "
                 "once its original is purged, an upload URL that still lives stores another."
             )
-        if not self.development:
-            yield from self._not_for_production()
+        if self.metrics_token:
+            yield from _weak_secret("METRICS_TOKEN", self.metrics_token)
 
     def _bad_jwks_url(self) -> Iterator[str]:
         if not self.jwt_jwks_url:
@@ -328,6 +367,14 @@ class Settings(BaseSettings):
             yield "JWT_JWKS_URL should be https: whoever can change the keys can be anybody."
 
     def _not_for_production(self) -> Iterator[str]:
+        yield from super()._not_for_production()
+        yield from _well_known_password("DATABASE_URL", self.database_url)
+        if _is_plain_and_remote(self.presign_endpoint):
+            variable = "S3_PUBLIC_ENDPOINT" if self.s3_public_endpoint else "S3_ENDPOINT"
+            yield (
+                f"{variable} should be https: upload URLs and images would travel in the clear. "
+                "A store with a private http address needs S3_PUBLIC_ENDPOINT as browsers reach it."
+            )
         if self.database_url.startswith("sqlite"):
             yield "DATABASE_URL: SQLite is for APP_ENV=development; production needs PostgreSQL."
         if self.broker_url == "inline:":
@@ -347,8 +394,28 @@ class WorkerSettings(BaseSettings):
     )
 
 
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING
+
+
+def _is_plain_and_remote(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS
+
+
+def _well_known_password(variable: str, url: str) -> Iterator[str]:
+    """Yield a fault if a URL has a password that everybody tries first; loopback may have one."""
+    parts = urlsplit(url)
+    if (parts.password or "").lower() in WELL_KNOWN_SECRETS and (
+        parts.hostname not in LOOPBACK_HOSTS
+    ):
+        yield f"{variable} has a well-known password: try `openssl rand -hex 32`."
+
+
 def _weak_secret(variable: str, value: str) -> Iterator[str]:
     if len(value.encode()) < MIN_SECRET_LENGTH:
         yield f"{variable} needs {MIN_SECRET_LENGTH} random bytes or more: `openssl rand -hex 32`."
     elif len(set(value)) < MIN_DIFFERENT_CHARACTERS:
         yield f"{variable} looks like a placeholder: `openssl rand -hex 32`."
+    elif variable != "JWT_SECRET" and not _TOKEN.fullmatch(value):
+        yield f"{variable} travels in a header: letters, digits and -._~+/= only."

@@ -27,7 +27,7 @@ def create_app(settings: Settings) -> "Flask":
     from flask_migrate import Migrate
 
     from mediaservice import api, commands, health, models, pages
-    from mediaservice.auth import create_authenticator
+    from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
     from mediaservice.web import Components, MediaApi, set_up_web
 
@@ -38,6 +38,7 @@ def create_app(settings: Settings) -> "Flask":
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
+        API_SPEC_OPTIONS=document_security(settings),
         PROPAGATE_EXCEPTIONS=False,
     )
     storage = Storage(settings, presign_endpoint=settings.presign_endpoint)

@@ -9,17 +9,17 @@ from typing import Any
 from uuid import UUID
 
 from flask import Response, g, request
-from flask_smorest import Blueprint
 
 from mediaservice import schemas
 from mediaservice.errors import OWNER_MISMATCH, MediaError, describe_error_code
 from mediaservice.lifecycle import MediaRow, UploadRequest
+from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
 from mediaservice.web import components
 
 POLL_AFTER_SECONDS = 1
 
-blueprint = Blueprint(
+blueprint = StrictBlueprint(
     "media",
     __name__,
     url_prefix="/api/media",
@@ -56,7 +56,7 @@ def _caller_required(view: View) -> View:
 @blueprint.arguments(schemas.RequestUpload)
 @blueprint.arguments(schemas.IdempotencyHeader, location="headers")
 @blueprint.response(201, schemas.UploadTicket)
-@_fails(403, 409, 413, 415, 422, 429, 503)
+@_fails(400, 403, 409, 413, 415, 422, 429, 503)
 def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
     """Get a URL to PUT one image to.
 
@@ -89,7 +89,7 @@ def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
 @blueprint.arguments(schemas.CompleteUpload)
 @blueprint.response(202, schemas.MediaStatus)
 @blueprint.alt_response(200, schema=schemas.MediaStatus, description="It is final already.")
-@_fails(403, 404, 409, 410, 422, 503)
+@_fails(400, 403, 404, 409, 410, 413, 415, 422, 503)
 def complete(body: dict[str, Any]) -> Any:
     """Say that the bytes are uploaded.
 

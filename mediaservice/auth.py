@@ -1,27 +1,31 @@
 """Who is calling: a JWT, a gateway's word, or (in development, on loopback) anybody's word.
 
-Knows nothing of media: it turns a request into the caller's UUID or into UNAUTHENTICATED.
+Knows nothing of media: it turns a request into the caller's UUID or into UNAUTHENTICATED, which
+tells a stranger nothing; the reason is for the log.
 """
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import jwt
 import structlog
 from flask import Request
 
-from config.settings import Settings
-from mediaservice.errors import UNAUTHENTICATED, MediaError
+from config.settings import LOOPBACK_HOSTS, Settings
+from mediaservice.errors import AUTHENTICATION_UNAVAILABLE, UNAUTHENTICATED, MediaError
+from mediaservice.jwks import RETRY_SECONDS, KeysUnavailable, SigningKeys
 
-JWKS_LIFESPAN_SECONDS = 300
-JWKS_TIMEOUT_SECONDS = 3
 MAX_TOKEN_LENGTH = 8192
+_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+_NOBODY = UUID(int=0)
 
 Authenticate = Callable[[Request], UUID]
-"""Return the caller of a request, or raise UNAUTHENTICATED."""
+"""Return the caller of a request, or raise UNAUTHENTICATED or AUTHENTICATION_UNAVAILABLE."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,16 +39,30 @@ def create_authenticator(settings: Settings) -> Authenticate:
     return _jwt(settings)
 
 
+def document_security(settings: Settings) -> dict[str, Any]:
+    """Return what the OpenAPI document says of who may call: the schemes, all of them needed."""
+    bearer = {"type": "http", "scheme": "bearer"}
+    user = {"type": "apiKey", "in": "header", "name": "X-User-ID", "description": "A UUID."}
+    schemes = {
+        "jwt": {"bearer": {**bearer, "bearerFormat": "JWT"}},
+        "gateway": {"bearer": bearer, "user": user},
+        "development": {"user": user},
+    }[settings.auth_mode]
+    return {
+        "components": {"securitySchemes": schemes},
+        "security": [{name: [] for name in schemes}],
+    }
+
+
+def may_read_metrics(request: Request, metrics_token: str) -> bool:
+    """Say whether a request may see /metrics: by its bearer token or, without one, from here."""
+    if metrics_token:
+        return hmac.compare_digest(_bearer(request).encode(), metrics_token.encode())
+    return _is_from_this_machine(request)
+
+
 def _jwt(settings: Settings) -> Authenticate:
-    if settings.jwt_algorithm == "HS256":
-        find_key: Callable[[str], Any] = lambda _token: settings.jwt_secret  # noqa: E731
-    else:
-        jwks = jwt.PyJWKClient(
-            settings.jwt_jwks_url,
-            lifespan=JWKS_LIFESPAN_SECONDS,
-            timeout=JWKS_TIMEOUT_SECONDS,
-        )
-        find_key = jwks.get_signing_key_from_jwt
+    find_key = _key_finder(settings)
     required = ["exp", "sub"]
     if settings.jwt_audience:
         required.append("aud")
@@ -63,11 +81,34 @@ def _jwt(settings: Settings) -> Authenticate:
                 leeway=settings.jwt_leeway_seconds,
                 options={"require": required, "verify_aud": bool(settings.jwt_audience)},
             )
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, RecursionError) as error:
             raise _refused(type(error).__name__) from None
-        return _uuid(claims["sub"])
+        except KeysUnavailable:
+            raise MediaError(
+                AUTHENTICATION_UNAVAILABLE, retry_after_seconds=round(RETRY_SECONDS)
+            ) from None
+        return _caller(claims["sub"])
 
     return authenticate
+
+
+def _key_finder(settings: Settings) -> Callable[[str], Any]:
+    """Return the function that finds the key to verify a token with."""
+    if settings.jwt_algorithm == "HS256":
+        return lambda _token: settings.jwt_secret
+    keys = SigningKeys(settings.jwt_jwks_url, settings.jwt_algorithm)
+
+    def find_key(token: str) -> jwt.PyJWK:
+        header = jwt.get_unverified_header(token)
+        # Before the provider is asked for anything, the token must be one it could have signed.
+        if header.get("alg") != settings.jwt_algorithm:
+            raise jwt.InvalidAlgorithmError
+        key = keys.find(header["kid"]) if header.get("kid") else None
+        if key is None:
+            raise jwt.InvalidKeyError
+        return key
+
+    return find_key
 
 
 def _gateway(token: str) -> Authenticate:
@@ -76,15 +117,27 @@ def _gateway(token: str) -> Authenticate:
     def authenticate(request: Request) -> UUID:
         if not hmac.compare_digest(_bearer(request).encode(), expected):
             raise _refused("wrong gateway token")
-        return _uuid(request.headers.get("X-User-ID", ""))
+        return _caller(request.headers.get("X-User-ID"))
 
     return authenticate
 
 
 def _development(request: Request) -> UUID:
-    if not ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback:  # noqa: S104
+    if not _is_from_this_machine(request):
         raise _refused("development authentication is for loopback only")
-    return _uuid(request.headers.get("X-User-ID", ""))
+    return _caller(request.headers.get("X-User-ID"))
+
+
+def _is_from_this_machine(request: Request) -> bool:
+    """Tell a local client from a proxy's, and from a web page that names itself localhost's."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    if urlsplit(f"//{request.host}").hostname not in LOOPBACK_HOSTS:
+        return False
+    try:
+        return ipaddress.ip_address(request.remote_addr or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _bearer(request: Request) -> str:
@@ -94,11 +147,13 @@ def _bearer(request: Request) -> str:
     return token.strip()
 
 
-def _uuid(value: Any) -> UUID:
-    try:
-        return UUID(value)
-    except (ValueError, TypeError, AttributeError):
-        raise _refused("the caller's id is not a UUID") from None
+def _caller(value: Any) -> UUID:
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise _refused("the caller's id is not a UUID")
+    caller = UUID(value)
+    if caller == _NOBODY:  # the owner of what nobody owns
+        raise _refused("the caller's id is nobody's")
+    return caller
 
 
 def _refused(reason: str) -> MediaError:

@@ -85,6 +85,12 @@ TOO_MANY_PENDING = Failure(
 STORE_UNAVAILABLE = Failure(
     "store_unavailable", 503, True, "The object store did not answer: nothing changed, try again."
 )
+AUTHENTICATION_UNAVAILABLE = Failure(
+    "authentication_unavailable",
+    503,
+    True,
+    "The identity provider did not answer, so callers cannot be checked: try again.",
+)
 DATABASE_UNAVAILABLE = Failure(
     "database_unavailable", 503, True, "The database did not answer: try again."
 )

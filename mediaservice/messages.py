@@ -23,13 +23,19 @@ Key = Annotated[str, Meta(min_length=1, max_length=1024)]  # S3's limit on a key
 # A public key is also the path of a CDN URL: nothing in it that a client or a proxy may read as
 # something else (`..`, `//`, `?`, `%`), so it needs no quoting anywhere.
 PublicKey = Annotated[
-    str, Meta(max_length=1024, pattern="^media/[0-9a-f-]{36}(/[A-Za-z0-9_][A-Za-z0-9._~@+=-]*)+$")
+    str,
+    Meta(
+        max_length=1024, pattern=r"^media/[0-9a-f-]{36}(/[A-Za-z0-9_][A-Za-z0-9._~@+=-]*)+(?!\n)$"
+    ),
 ]
-ContentType = Annotated[str, Meta(min_length=1, max_length=255)]
+# In patterns, `(?!\n)` is for Python, whose `$` lets a final newline pass.
+ContentType = Annotated[str, Meta(max_length=255, pattern=r"^[a-z]+/[A-Za-z0-9.+-]+(?!\n)$")]
 Pixels = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=2**53)]
 Attempt = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-ErrorCode = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+ErrorCode = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}(?!\n)$")]
+# Base64 (ThumbHash) or base83 (BlurHash): nothing that means something in HTML or JSON.
+Placeholder = Annotated[str, Meta(max_length=128, pattern=r"^[!#-%*-;=?-\[\]-~]*(?!\n)$")]
 
 
 class MalformedMessage(Exception):
@@ -58,7 +64,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """One more rendition of the same picture, next to the one at `public_key`."""
 
-    name: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,31}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}(?!\n)$")]
     key: PublicKey
     width: Pixels
     height: Pixels
@@ -81,7 +87,7 @@ class ProcessedResult(msgspec.Struct, frozen=True, kw_only=True):
     content_type: ContentType | None = None
     size_bytes: Bytes | None = None
     variants: Annotated[list[Variant], Meta(max_length=32)] = []
-    placeholder: Annotated[str, Meta(max_length=128)] | None = None
+    placeholder: Placeholder | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -142,14 +148,17 @@ def decode(routing_key: str, body: bytes) -> Message:
         message = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(str(error)) from None
-    if isinstance(message, ProcessedResult):
+    if not isinstance(message, FailedResult):
         _check_keys(message)
     return message
 
 
-def _check_keys(result: ProcessedResult) -> None:
-    prefix = public_prefix(result.media_id)
-    for key in result.keys:
-        # A pattern's `$` lets a final newline pass.
-        if not key.startswith(prefix) or key.endswith("\n"):
+def _check_keys(message: ProcessRequest | ProcessedResult) -> None:
+    prefix = public_prefix(message.media_id)
+    if isinstance(message, ProcessRequest):
+        if message.public_prefix != prefix:
+            raise MalformedMessage(f"public_prefix is not {prefix}")
+        return
+    for key in message.keys:
+        if not key.startswith(prefix):
             raise MalformedMessage(f"key {key[:100]!r} is not a key below {prefix}")

@@ -5,13 +5,17 @@ Shapes only: no queries, no limits that depend on settings.
 
 import base64
 import binascii
+import re
 from typing import Any
+from uuid import UUID
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from mediaservice.states import OwnerType, Status
 
 _SHA256_BYTES = 32
+_DIGITS = re.compile("[0-9]{1,9}")
+_UUID = re.compile("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class Sha256(fields.String):
@@ -30,17 +34,48 @@ class Sha256(fields.String):
         return base64.b64encode(digest).decode()
 
 
+class JsonInteger(fields.Integer):
+    """A JSON number without a fraction; marshmallow alone would read one out of a text, too."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
+        if not isinstance(value, int) and not (isinstance(value, float) and value.is_integer()):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)
+
+
+class QueryInteger(fields.Integer):
+    """An integer in ASCII digits; Python alone would read spaces, underscores and other scripts."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> int:
+        if not _DIGITS.fullmatch(str(value)):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)
+
+
+class CanonicalUuid(fields.UUID):
+    """A UUID as 36 characters; Python alone would read braces, `urn:` and missing hyphens."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> UUID:
+        if not isinstance(value, str) or not _UUID.fullmatch(value):
+            raise self.make_error("invalid_uuid")
+        return super()._deserialize(value, *args, **kwargs)
+
+
 class RequestUpload(Schema):
     """What the client is about to upload."""
+
+    class Meta:
+        """Marshmallow's options."""
+
+        unknown = RAISE
 
     content_type = fields.String(
         required=True,
         validate=validate.Length(1, 255),
         metadata={"description": "Type of the image.", "example": "image/jpeg"},
     )
-    size_bytes = fields.Integer(
+    size_bytes = JsonInteger(
         required=True,
-        strict=True,
         validate=validate.Range(1, 2**53),
         metadata={"description": "Exact length of the body of the PUT.", "example": 348052},
     )
@@ -49,7 +84,7 @@ class RequestUpload(Schema):
         validate=validate.OneOf([str(owner_type) for owner_type in OwnerType]),
         metadata={"description": "On whose behalf: the user's own, or an event's."},
     )
-    owner_id = fields.UUID(
+    owner_id = CanonicalUuid(
         metadata={"description": "The caller's own id, if given at all."},
     )
     checksum_sha256 = Sha256(
@@ -65,7 +100,7 @@ class IdempotencyHeader(Schema):
 
     idempotency_key = fields.String(
         data_key="Idempotency-Key",
-        validate=[validate.Length(1, 255), validate.Regexp(r"^[\x21-\x7e]+$")],
+        validate=[validate.Length(1, 255), validate.Regexp(r"^[\x21-\x7e]+\Z")],
         metadata={
             "description": "A repeat with the same key and body returns the same upload, with a "
             "fresh URL while it is pending."
@@ -93,7 +128,12 @@ class UploadTicket(Schema):
 class CompleteUpload(Schema):
     """Which upload is done."""
 
-    upload_id = fields.UUID(required=True)
+    class Meta:
+        """Marshmallow's options."""
+
+        unknown = RAISE
+
+    upload_id = CanonicalUuid(required=True)
 
 
 class FailureReason(Schema):
@@ -159,13 +199,18 @@ class Media(MediaStatus):
 class ListQuery(Schema):
     """Which of the caller's media to list."""
 
+    class Meta:
+        """Marshmallow's options."""
+
+        unknown = RAISE
+
     owner_type = fields.String(
         validate=validate.OneOf([str(owner_type) for owner_type in OwnerType])
     )
-    owner_id = fields.UUID(metadata={"description": "The caller's own id, if given at all."})
+    owner_id = CanonicalUuid(metadata={"description": "The caller's own id, if given at all."})
     status = fields.String(validate=validate.OneOf([str(status) for status in Status]))
-    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
-    cursor = fields.UUID(metadata={"description": "`next_cursor` of the page before."})
+    limit = QueryInteger(load_default=50, validate=validate.Range(1, 200))
+    cursor = CanonicalUuid(metadata={"description": "`next_cursor` of the page before."})
 
 
 class MediaPage(Schema):

@@ -25,7 +25,7 @@ from mediaservice.storage import Storage
 
 MAX_BODY_BYTES = 64 * 1024
 _DATABASE_RETRY_AFTER_SECONDS = 2
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/=+-]{1,128}$")
+_REQUEST_ID = re.compile("[A-Za-z0-9._:/=+-]{1,128}")
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -83,7 +83,7 @@ def set_up_web(app: Flask) -> None:
 
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _REQUEST_ID.match(given) else str(uuid4())
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
     g.started_at = time.perf_counter()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)

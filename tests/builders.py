@@ -41,6 +41,7 @@ def production(**variables: str) -> dict[str, str]:
     return environment(
         APP_ENV="production",
         AUTH_MODE="jwt",
+        S3_SECRET_ACCESS_KEY="test-secret-long-enough",
         JWT_SECRET="k3Jv0sD8aQ1xZ7mN5bR2tY6uP4wE9cL0",
         DATABASE_URL="postgresql://media:hunter2@db.example.com/media",
         BROKER_URL="amqp://media:hunter3@mq.example.com:5672/",

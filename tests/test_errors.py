@@ -32,6 +32,7 @@ def test_what_is_worth_repeating_is_marked_retryable():
         "too_many_pending",
         "store_unavailable",
         "database_unavailable",
+        "authentication_unavailable",
     }
 
 

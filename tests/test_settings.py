@@ -1,6 +1,7 @@
 """Settings: every fault at once, no contradiction accepted, no secret shown."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -23,7 +24,8 @@ def test_all_missing_variables_are_reported_together():
         if field.default is dataclasses.MISSING
     }
     faults = faults_of({})
-    assert {fault.split()[0] for fault in faults} == required
+    # Without any setting tokens are HS256's, which need a secret.
+    assert {fault.split()[0] for fault in faults} == required | {"JWT_SECRET"}
     assert {"S3_ENDPOINT", "DATABASE_URL", "BROKER_URL", "CDN_BASE_URL"} <= required
 
 
@@ -34,7 +36,9 @@ def test_missing_and_wrong_variables_are_reported_together():
     del environ["CDN_BASE_URL"]
     faults = faults_of(environ)
     named = {fault.split(":")[0].split()[0] for fault in faults}
-    assert named == {"S3_ENDPOINT", "MAX_ATTEMPTS", "APP_ENV", "POLL_SECONDS", "CDN_BASE_URL"}
+    wrong = {"S3_ENDPOINT", "MAX_ATTEMPTS", "APP_ENV", "POLL_SECONDS", "CDN_BASE_URL"}
+    # An environment that is not known to be development has production's rules.
+    assert named == wrong | {"S3_SECRET_ACCESS_KEY"}
 
 
 def test_the_message_of_the_error_has_every_fault_on_its_own_line():
@@ -62,6 +66,14 @@ def test_an_empty_variable_counts_as_unset():
         ({"JWT_ALGORITHM": "ES256", "JWT_JWKS_URL": "http://id.example.com/k"}, "JWT_JWKS_URL"),
         ({"AUTH_MODE": "gateway"}, "GATEWAY_TOKEN needs"),
         ({"AUTH_MODE": "gateway", "GATEWAY_TOKEN": "x" * 40}, "GATEWAY_TOKEN looks like"),
+        ({"AUTH_MODE": "gateway", "GATEWAY_TOKEN": "ключ" + STRONG}, "GATEWAY_TOKEN travels in"),
+        ({"METRICS_TOKEN": STRONG[:31]}, "METRICS_TOKEN needs"),
+        ({"S3_SECRET_ACCESS_KEY": "minioadmin"}, "S3_SECRET_ACCESS_KEY is short or well known"),
+        ({"S3_SECRET_ACCESS_KEY": "123456789012345"}, "S3_SECRET_ACCESS_KEY is short"),
+        ({"BROKER_URL": "amqp://guest:guest@mq.example.com/"}, "BROKER_URL has a well-known"),
+        ({"DATABASE_URL": "postgresql://postgres:postgres@db/m"}, "DATABASE_URL has a well-known"),
+        ({"S3_ENDPOINT": "http://store.example.com"}, "S3_ENDPOINT should be https"),
+        ({"S3_PUBLIC_ENDPOINT": "http://s3.example.com"}, "S3_PUBLIC_ENDPOINT should be https"),
         ({"DATABASE_URL": "sqlite:///media.db"}, "DATABASE_URL: SQLite"),
         ({"BROKER_URL": "inline:"}, "BROKER_URL=inline:"),
         ({"S3_PUBLIC_BUCKET": "raw"}, "S3_RAW_BUCKET and S3_PUBLIC_BUCKET"),
@@ -73,6 +85,18 @@ def test_production_refuses_a_contradiction(variables: dict[str, str], fault: st
     faults = faults_of({**production(), **variables})
     assert len(faults) == 1
     assert fault in faults[0]
+
+
+def test_missing_wrong_and_weak_variables_are_reported_together():
+    environ = production(MAX_ATTEMPTS="many", RAW_RETENTION_DAYS="-1") | {
+        "JWT_SECRET": "short",
+        "BROKER_URL": "inline:",
+        "S3_SECRET_ACCESS_KEY": "secret",
+    }
+    del environ["CDN_BASE_URL"]
+    named = {re.split("[: =]", fault)[0] for fault in faults_of(environ)}
+    expected = {"MAX_ATTEMPTS", "RAW_RETENTION_DAYS", "JWT_SECRET", "BROKER_URL", "CDN_BASE_URL"}
+    assert named == expected | {"S3_SECRET_ACCESS_KEY"}
 
 
 def test_contradictions_are_reported_together():
@@ -147,13 +171,13 @@ def test_urls_lose_their_trailing_slash_and_lists_their_spaces():
 def test_no_secret_is_ever_shown(kind: type[Settings]):
     token = "gW7" + STRONG
     environ = production() | {
-        "S3_SECRET_ACCESS_KEY": "very-secret-key",
+        "S3_SECRET_ACCESS_KEY": "very-secret-store-key",
         "AUTH_MODE": "gateway",
         "GATEWAY_TOKEN": token,
     }
     settings = kind.from_environ(environ)
     for shown in (repr(settings), str(settings), f"{settings}", f"{[settings]}"):
-        for secret in ("very-secret-key", STRONG, "hunter2", "hunter3", token):
+        for secret in ("very-secret-store-key", STRONG, "hunter2", "hunter3", token):
             assert secret not in shown
         assert "s3_raw_bucket='raw'" in shown
 

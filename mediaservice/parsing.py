@@ -1,0 +1,73 @@
+"""How a request's JSON, query and headers are read: strictly, and never at the client's mercy.
+
+What two readers could understand differently is refused: unknown and repeated names, numbers that
+JSON does not have. Shapes are `schemas`' business.
+"""
+
+import json
+from typing import Any, Final, NoReturn
+
+from flask_smorest import Blueprint, abort
+from marshmallow import RAISE
+from webargs.flaskparser import FlaskParser, is_json_request
+
+_LONGEST_NUMBER: Final = 30
+
+
+class StrictParser(FlaskParser):
+    """webargs' parser; a body must be declared, and be, JSON in UTF-8 without ambiguities."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - as webargs declares it
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        "query": RAISE,
+    }
+
+    def _raw_load_json(self, req: Any) -> Any:
+        if not is_json_request(req):
+            abort(415, message="The body must be sent as application/json.")
+        try:
+            return decode_json(req.get_data(cache=True))
+        except ValueError as error:
+            abort(400, message=f"The body is not JSON as this service reads it: {error}.")
+
+
+class StrictBlueprint(Blueprint):
+    """A blueprint whose arguments are read strictly, and whose query has nothing undeclared."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+
+def decode_json(body: bytes) -> Any:
+    """Return the value of a JSON text, or raise ValueError with a reason that quotes nothing."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unambiguous,
+            parse_constant=_no_number,
+            parse_int=_short_int,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg}, at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is repeated")
+    return found
+
+
+def _short_int(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError("a number is too long")
+    return int(digits)
+
+
+def _no_number(_name: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are no JSON numbers")
