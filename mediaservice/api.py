@@ -74,6 +74,7 @@ def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
             idempotency_key=headers.get("idempotency_key"),
         )
     )
+    g.media_id = ticket.media_id
     answer = {
         "upload_id": ticket.media_id,
         "upload_url": ticket.upload.url,
@@ -96,8 +97,9 @@ def complete(body: dict[str, Any]) -> Any:
     The service checks them and has them processed. Safe to repeat: the answer is the current
     state. `upload_not_found` means the PUT has not succeeded; the upload is still open.
     """
+    g.media_id = body["upload_id"]
     row = components().lifecycle.uploads.complete(
-        body["upload_id"], caller=g.caller, request_id=g.request_id
+        g.media_id, caller=g.caller, request_id=g.request_id
     )
     return _status(row), 200 if _is_final(row) else 202, _polling_headers(row)
 

@@ -17,6 +17,7 @@ import structlog
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, NackError, UnroutableError
 
+from mediaservice import metrics
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -167,16 +168,20 @@ class _Link:
             self.prepare(self.channel)
         except (AMQPError, OSError) as error:
             self._back_off()
+            metrics.BROKER_CONNECTIONS.labels(self.name, "refused").inc()
             log.warning("broker_connect_failed", link=self.name, reason=repr(error))
             self.drop()
             raise BrokerUnavailable(f"{self.name}: {error!r}") from None
         self._ready = True
         self._wait_seconds = 0.0
+        metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
+        metrics.BROKER_CONNECTED.labels(self.name).set(1)
         log.info("broker_connected", link=self.name)
         return self.channel
 
     def fail(self, error: BaseException) -> BrokerUnavailable:
         """Drop the link after an error; the caller raises what is returned."""
+        metrics.BROKER_CONNECTIONS.labels(self.name, "lost").inc()
         log.warning("broker_connection_lost", link=self.name, reason=repr(error))
         self.drop()
         self._back_off()
@@ -185,6 +190,7 @@ class _Link:
     def drop(self) -> None:
         connection, self.connection, self.channel = self.connection, None, None
         self._ready = self.blocked = False
+        metrics.BROKER_CONNECTED.labels(self.name).set(0)
         if connection is not None and connection.is_open:
             try:
                 connection.close()
@@ -210,6 +216,7 @@ class _Link:
 
     def _on_blocked(self, *_: Any) -> None:
         self.blocked = True
+        metrics.BROKER_BLOCKED.labels(self.name).inc()
         log.warning("broker_blocked", link=self.name)
 
     def _on_unblocked(self, *_: Any) -> None:
@@ -259,7 +266,9 @@ class RabbitMQ:
             try:
                 channel = self._publishing.open()
                 self._publish(channel, publication)
+                metrics.BROKER_PUBLISHES.labels("confirmed").inc()
             except (UnroutableError, NackError) as error:
+                metrics.BROKER_PUBLISHES.labels("refused").inc()
                 log.error(
                     "publish_refused", message_id=_message_id(publication), reason=repr(error)
                 )
@@ -267,6 +276,7 @@ class RabbitMQ:
             except BrokerUnavailable:
                 return failed + list(publications[index:])
             except (AMQPError, OSError) as error:
+                metrics.BROKER_PUBLISHES.labels("lost").inc()
                 self._publishing.fail(error)
                 return failed + list(publications[index:])
         return failed
@@ -297,6 +307,10 @@ class RabbitMQ:
             ):
                 if method is None:
                     break
+                metrics.BROKER_DELIVERIES.labels(
+                    metrics.routing_key_label(method.routing_key),
+                    "yes" if method.redelivered else "no",
+                ).inc()
                 deliveries.append(
                     Delivery(
                         routing_key=str(method.routing_key),
@@ -330,6 +344,7 @@ class RabbitMQ:
 
     def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Move a message to the dead-letter queue with the reason in its headers, then ack it."""
+        metrics.BROKER_DEAD_LETTERS.labels(metrics.routing_key_label(delivery.routing_key)).inc()
         log.error(
             "message_dead_lettered",
             routing_key=delivery.routing_key,

@@ -95,6 +95,13 @@ DATABASE_UNAVAILABLE = Failure(
     "database_unavailable", 503, True, "The database did not answer: try again."
 )
 
+INTERNAL_SERVER_ERROR = Failure(
+    "internal_server_error",
+    500,
+    False,
+    "Something went wrong here that nobody foresaw: tell whoever runs this service the request_id.",
+)
+
 # What a media's `error_code` may hold after an upload that was never accepted.
 UPLOAD_FAILURES = {
     failure.code: failure
@@ -109,7 +116,7 @@ HTTP_ERRORS = {
     413: "request_too_large",
     415: "unsupported_media_type",
     422: "invalid_request",
-    500: "internal_error",
+    500: INTERNAL_SERVER_ERROR.code,
 }
 
 PROCESSING_FAILED = "processing_failed"

@@ -5,6 +5,7 @@ the store leaves here as one of the exceptions below.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from config.settings import BaseSettings
+from mediaservice import metrics
 from mediaservice.errors import STORE_UNAVAILABLE, MediaError
 
 # Re-encoded images never change under their key: a new picture is a new media.
@@ -120,6 +122,7 @@ class Storage:
         url = self._presigner.generate_presigned_url(
             "put_object", Params=params, ExpiresIn=ttl_seconds
         )
+        metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 
     @cached_property
@@ -285,16 +288,34 @@ class Storage:
         return True
 
     def _call(self, operation: str, **params: Any) -> Any:
+        started_at = time.perf_counter()
+        outcome = "unavailable"
         try:
-            return getattr(self._client, operation)(**params)
+            response = getattr(self._client, operation)(**params)
+            outcome = "ok"
         except ClientError as error:
-            raise _translated(error, params.get("Key", params["Bucket"])) from None
+            translated = _translated(error, params.get("Key", params["Bucket"]))
+            outcome = _OUTCOMES[type(translated)]
+            raise translated from None
         except (BotoCoreError, OSError) as error:
             raise StoreUnavailable(_reason(error)) from None
+        finally:
+            metrics.STORE_REQUESTS.labels(operation, outcome).observe(
+                time.perf_counter() - started_at
+            )
+        return response
 
 
 class _EmptyObject(Exception):
     """A ranged GET of an object without bytes (416)."""
+
+
+_OUTCOMES: dict[type[Exception], str] = {
+    ObjectNotFound: "missing",
+    ObjectChanged: "changed",
+    _EmptyObject: "ok",
+    StoreUnavailable: "unavailable",
+}
 
 
 def _translated(error: ClientError, key: str) -> Exception:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from flask import Flask, Response, current_app, g, request
@@ -17,9 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from config.settings import Settings
-from mediaservice import schemas
+from mediaservice import metrics, schemas
 from mediaservice.auth import Authenticate
-from mediaservice.errors import DATABASE_UNAVAILABLE, MediaError, http_error_code
+from mediaservice.errors import (
+    DATABASE_UNAVAILABLE,
+    INTERNAL_SERVER_ERROR,
+    MediaError,
+    http_error_code,
+)
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage
 
@@ -61,8 +66,9 @@ class MediaApi(Api):
     def handle_http_exception(self, error: HTTPException) -> Any:
         """Answer an error of Flask, werkzeug or webargs in our shape."""
         payload, status, headers = super().handle_http_exception(error)
+        g.error = http_error_code(status)
         body = {
-            "error": http_error_code(status),
+            "error": g.error,
             "request_id": g.get("request_id"),
             "message": error.description or HTTPStatus(status).description,
             **payload,
@@ -78,6 +84,7 @@ def set_up_web(app: Flask) -> None:
     app.after_request(_finish)
     app.register_error_handler(MediaError, _answer_media_error)
     app.register_error_handler(DBAPIError, _answer_database_error)
+    app.register_error_handler(Exception, _answer_unexpected_error)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
 
@@ -93,18 +100,55 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     for name, value in _SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
-    log.info(
-        "request",
-        method=request.method,
-        route=request.url_rule.rule if request.url_rule else None,
-        status=response.status_code,
-        duration_seconds=round(time.perf_counter() - g.started_at, 6),
-    )
+    duration_seconds = time.perf_counter() - g.started_at
+    route = request.url_rule.rule if request.url_rule else None
+    # What matches no route may have any method, and labels must stay few.
+    metrics.HTTP_REQUESTS.labels(
+        request.method if route else "other", route or "unmatched", response.status_code
+    ).observe(duration_seconds)
+    error = g.get("error")
+    if error is not None:
+        metrics.HTTP_ERRORS.labels(error).inc()
+    facts = {
+        "method": request.method,
+        "route": route,
+        "status": response.status_code,
+        "duration_seconds": round(duration_seconds, 6),
+        "caller": _text(g.get("caller")),
+        "media_id": _text(g.get("media_id") or (request.view_args or {}).get("media_id")),
+        "error": error,
+    }
+    log.info("request", **{name: fact for name, fact in facts.items() if fact is not None})
     return response
+
+
+def _text(media_id: UUID | None) -> str | None:
+    return None if media_id is None else str(media_id)
 
 
 def _answer_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
     failure = error.failure
+    if failure.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error(failure.code, reason=str(error))
+    return _answer(error)
+
+
+def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
+    log.error(DATABASE_UNAVAILABLE.code, reason=str(error.orig))
+    return _answer(
+        MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
+    )
+
+
+def _answer_unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Log what nobody foresaw, once and with its traceback; tell the client nothing of it."""
+    log.error(INTERNAL_SERVER_ERROR.code, exc_info=error)
+    return _answer(MediaError(INTERNAL_SERVER_ERROR))
+
+
+def _answer(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
+    failure = error.failure
+    g.error = failure.code
     body: dict[str, Any] = {
         "code": failure.http_status,
         "status": HTTPStatus(failure.http_status).phrase,
@@ -119,13 +163,4 @@ def _answer_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[st
         headers["Retry-After"] = str(error.retry_after_seconds)
     if failure.http_status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if failure.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error(failure.code, reason=str(error))
     return body, failure.http_status, headers
-
-
-def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
-    log.error("database_error", reason=str(error.orig))
-    return _answer_media_error(
-        MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
-    )

@@ -716,7 +716,7 @@ def test_a_database_that_does_not_answer_is_503(service):
 def test_a_fault_of_ours_is_500_without_its_details(service, monkeypatch):
     monkeypatch.setattr(service.lifecycle.rows, "page", None)
     response = service.call("GET", "")
-    check_error(response, 500, "internal_error")
+    check_error(response, 500, "internal_server_error")
     assert "NoneType" not in response.text
 
 

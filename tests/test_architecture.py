@@ -12,6 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"config", "config.settings"},
     {"mediaservice.states", "mediaservice.messages", "mediaservice.errors"},
+    {"mediaservice.metrics"},
     {"mediaservice.models"},
     {"mediaservice.storage", "mediaservice.broker"},
     {
@@ -23,7 +24,7 @@ LAYERS = (
     },
 )
 ENTRIES = {"app", "worker_listener", "mediaworker.__main__"}
-HTTP_EDGE = {"api", "web", "health", "commands", "pages", "metrics"}
+HTTP_EDGE = {"api", "web", "health", "commands", "pages"}
 SERVICE = sorted((PROJECT / "mediaservice").rglob("*.py"))
 PRODUCT = sorted(
     [
