@@ -38,6 +38,10 @@ format: venv ## Put the code in shape
 	$(python) -m ruff format .
 	$(python) -m ruff check --fix .
 
+.PHONY: openapi
+openapi: venv ## Write docs/openapi.json anew from the code
+	$(python) -m devstack.openapi
+
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date
 	@scripts/make-venv requirements-dev.txt

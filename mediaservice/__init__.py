@@ -26,7 +26,7 @@ def create_app(settings: Settings) -> "Flask":
     from flask import Flask
     from flask_migrate import Migrate
 
-    from mediaservice import api, commands, health, models, pages
+    from mediaservice import api, commands, health, models, openapi, pages
     from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
     from mediaservice.web import Components, MediaApi, set_up_web
@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> "Flask":
         OPENAPI_VERSION="3.1.0",
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
-        API_SPEC_OPTIONS=document_security(settings),
+        API_SPEC_OPTIONS={**openapi.SPEC_OPTIONS, **document_security(settings)},
         PROPAGATE_EXCEPTIONS=False,
     )
     storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
@@ -46,7 +46,9 @@ def create_app(settings: Settings) -> "Flask":
         settings, storage, create_lifecycle(settings, storage), create_authenticator(settings)
     )
     set_up_web(app)
-    MediaApi(app).register_blueprint(api.blueprint)
+    rest = MediaApi(app)
+    openapi.describe(rest.spec)
+    rest.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(pages.blueprint)
     app.cli.add_command(commands.media)

@@ -3,6 +3,7 @@
 The views' docstrings are the API's documentation. No rules live here, only shapes.
 """
 
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -10,9 +11,10 @@ from uuid import UUID
 
 from flask import Response, g, request
 
-from mediaservice import schemas
-from mediaservice.errors import OWNER_MISMATCH, MediaError, describe_error_code
-from mediaservice.lifecycle import MediaRow, UploadRequest
+from mediaservice import errors, openapi, schemas
+from mediaservice.errors import Failure, MediaError, describe_error_code
+from mediaservice.lifecycle import MediaRow, UploadRequest, UploadTicket
+from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
 from mediaservice.web import components
@@ -26,18 +28,9 @@ blueprint = StrictBlueprint(
     description="Upload images straight to the store, follow them, get their CDN URLs.",
 )
 
-View = Callable[..., Any]
 
-
-def _fails(*statuses: int) -> Callable[[View], View]:
-    """Document the failures of a view, each in the one error shape."""
-
-    def decorate(view: View) -> View:
-        for status in (401, *statuses):
-            view = blueprint.alt_response(status, schema=schemas.Error)(view)
-        return view
-
-    return decorate
+def _fails(*failures: Failure) -> Callable[[View], View]:
+    return openapi.fails(blueprint, *failures)
 
 
 def _caller_required(view: View) -> View:
@@ -53,11 +46,23 @@ def _caller_required(view: View) -> View:
 
 @blueprint.post("/request-upload")
 @_caller_required
-@blueprint.arguments(schemas.RequestUpload)
+@blueprint.arguments(schemas.RequestUpload, example=openapi.REQUEST_UPLOAD_EXAMPLE)
 @blueprint.arguments(schemas.IdempotencyHeader, location="headers")
-@blueprint.response(201, schemas.UploadTicket)
-@_fails(400, 403, 409, 413, 415, 422, 429, 503)
-def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
+@blueprint.response(
+    201,
+    schemas.UploadTicket,
+    example=openapi.TICKET_EXAMPLE,
+    headers=openapi.headers("Cache-Control"),
+)
+@_fails(
+    *openapi.WITH_BODY,
+    errors.OWNER_MISMATCH,
+    errors.IDEMPOTENCY_KEY_REUSED,
+    errors.UPLOAD_TOO_LARGE,
+    errors.CONTENT_TYPE_NOT_ALLOWED,
+    errors.TOO_MANY_PENDING,
+)
+def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
     """Get a URL to PUT one image to.
 
     Send the bytes with the returned method and headers, exactly as they are, then call
@@ -71,7 +76,7 @@ def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
             content_type=body["content_type"],
             size_bytes=body["size_bytes"],
             checksum_sha256=body.get("checksum_sha256"),
-            idempotency_key=headers.get("idempotency_key"),
+            idempotency_key=given.get("idempotency_key"),
         )
     )
     g.media_id = ticket.media_id
@@ -81,16 +86,40 @@ def request_upload(body: dict[str, Any], headers: dict[str, Any]) -> Any:
         "method": ticket.upload.method,
         "headers": ticket.upload.headers,
         "expires_at": ticket.expires_at,
+        "curl": _curl(ticket, body["content_type"]),
     }
     return answer, 201, {"Cache-Control": "no-store"}
 
 
 @blueprint.post("/complete")
 @_caller_required
-@blueprint.arguments(schemas.CompleteUpload)
-@blueprint.response(202, schemas.MediaStatus)
-@blueprint.alt_response(200, schema=schemas.MediaStatus, description="It is final already.")
-@_fails(400, 403, 404, 409, 410, 413, 415, 422, 503)
+@blueprint.arguments(schemas.CompleteUpload, example=openapi.COMPLETE_UPLOAD_EXAMPLE)
+@blueprint.response(
+    202,
+    schemas.MediaStatus,
+    description="The bytes are accepted; a worker will have them.",
+    example=openapi.PROCESSING_EXAMPLE,
+    headers=openapi.headers("Retry-After"),
+)
+@blueprint.alt_response(
+    200,
+    schema=schemas.MediaStatus,
+    description="It is final already.",
+    examples=openapi.FINAL_EXAMPLES,
+    headers=openapi.headers(),
+    success=True,
+)
+@_fails(
+    *openapi.WITH_BODY,
+    errors.NOT_OWNER,
+    errors.MEDIA_NOT_FOUND,
+    errors.UPLOAD_NOT_FOUND,
+    errors.UPLOAD_EXPIRED,
+    errors.SIZE_MISMATCH,
+    errors.CONTENT_MISMATCH,
+    errors.CHECKSUM_MISMATCH,
+    errors.STORE_UNAVAILABLE,
+)
 def complete(body: dict[str, Any]) -> Any:
     """Say that the bytes are uploaded.
 
@@ -106,8 +135,13 @@ def complete(body: dict[str, Any]) -> Any:
 
 @blueprint.get("/<uuid:media_id>/status")
 @_caller_required
-@blueprint.response(200, schemas.MediaStatus)
-@_fails(404, 503)
+@blueprint.response(
+    200,
+    schemas.MediaStatus,
+    examples=openapi.STATUS_EXAMPLES,
+    headers=openapi.headers("Retry-After", "Cache-Control"),
+)
+@_fails(errors.MEDIA_NOT_FOUND)
 def get_status(media_id: UUID) -> Any:
     """Get where a media stands.
 
@@ -119,9 +153,20 @@ def get_status(media_id: UUID) -> Any:
 
 @blueprint.get("/<uuid:media_id>")
 @_caller_required
-@blueprint.response(200, schemas.Media)
-@blueprint.alt_response(304, description="Not changed since the `ETag` given in If-None-Match.")
-@_fails(404, 503)
+@blueprint.doc(parameters=[openapi.IF_NONE_MATCH])
+@blueprint.response(
+    200,
+    schemas.Media,
+    examples=openapi.MEDIA_EXAMPLES,
+    headers=openapi.headers("ETag", "Cache-Control", "Retry-After"),
+)
+@blueprint.alt_response(
+    304,
+    description="Not changed since the `ETag` given in If-None-Match.",
+    headers=openapi.headers("ETag", "Cache-Control"),
+    success=True,
+)
+@_fails(errors.MEDIA_NOT_FOUND)
 def get_media(media_id: UUID) -> Any:
     """Get a media's metadata and CDN URLs.
 
@@ -138,8 +183,8 @@ def get_media(media_id: UUID) -> Any:
 
 @blueprint.delete("/<uuid:media_id>")
 @_caller_required
-@blueprint.response(204)
-@_fails(403, 404, 503)
+@blueprint.response(204, headers=openapi.headers())
+@_fails(errors.NOT_OWNER, errors.MEDIA_NOT_FOUND)
 def delete_media(media_id: UUID) -> None:
     """Delete a media of yours.
 
@@ -150,10 +195,19 @@ def delete_media(media_id: UUID) -> None:
 
 @blueprint.post("/<uuid:media_id>/retry")
 @_caller_required
-@blueprint.response(202, schemas.MediaStatus)
-@_fails(403, 404, 409, 503)
+@blueprint.response(
+    202,
+    schemas.MediaStatus,
+    example=openapi.PROCESSING_EXAMPLE,
+    headers=openapi.headers("Retry-After"),
+)
+@_fails(errors.NOT_OWNER, errors.MEDIA_NOT_FOUND, errors.RETRY_NOT_POSSIBLE)
 def retry_media(media_id: UUID) -> Any:
-    """Have a media of yours processed again whose processing failed."""
+    """Have a media of yours processed again whose processing failed.
+
+    It gets a new set of attempts; follow it by its status as after `complete`. A media whose
+    upload failed has no original to process: upload it again.
+    """
     lifecycle = components().lifecycle
     lifecycle.rows.owned(media_id, g.caller)
     row = lifecycle.processing.retry(media_id)
@@ -163,10 +217,15 @@ def retry_media(media_id: UUID) -> Any:
 @blueprint.get("")
 @_caller_required
 @blueprint.arguments(schemas.ListQuery, location="query")
-@blueprint.response(200, schemas.MediaPage)
-@_fails(403, 422, 503)
+@blueprint.response(
+    200, schemas.MediaPage, example=openapi.PAGE_EXAMPLE, headers=openapi.headers("Cache-Control")
+)
+@_fails(openapi.INVALID_REQUEST, errors.OWNER_MISMATCH)
 def list_media(query: dict[str, Any]) -> Any:
-    """List your media, newest first, a page at a time."""
+    """List your media, newest first, a page at a time.
+
+    Media in every status, but no deleted ones. `next_cursor` of a page is the `cursor` of the next.
+    """
     _check_owner(query)
     limit = query["limit"]
     rows = components().lifecycle.rows.page(
@@ -186,7 +245,19 @@ def list_media(query: dict[str, Any]) -> Any:
 
 def _check_owner(given: dict[str, Any]) -> None:
     if given.get("owner_id", g.caller) != g.caller:
-        raise MediaError(OWNER_MISMATCH)
+        raise MediaError(errors.OWNER_MISMATCH)
+
+
+def _curl(ticket: UploadTicket, content_type: str) -> str:
+    """Return the upload as a line for a shell, for people who try the API by hand."""
+    options = " ".join(
+        f"-H {shlex.quote(f'{name}: {value}')}" for name, value in ticket.upload.headers.items()
+    )
+    file_name = f"image.{content_type.removeprefix('image/')}"
+    return (
+        f"curl --fail-with-body --upload-file {shlex.quote(file_name)} {options} "
+        f"{shlex.quote(ticket.upload.url)}"
+    )
 
 
 def _is_final(row: MediaRow) -> bool:

@@ -42,10 +42,16 @@ def create_authenticator(settings: Settings) -> Authenticate:
 def document_security(settings: Settings) -> dict[str, Any]:
     """Return what the OpenAPI document says of who may call: the schemes, all of them needed."""
     bearer = {"type": "http", "scheme": "bearer"}
-    user = {"type": "apiKey", "in": "header", "name": "X-User-ID", "description": "A UUID."}
+    jwt_ = {"bearerFormat": "JWT", "description": "The user's token; its `sub` is their UUID."}
+    user = {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-User-ID",
+        "description": "The UUID of the user who is acting.",
+    }
     schemes = {
-        "jwt": {"bearer": {**bearer, "bearerFormat": "JWT"}},
-        "gateway": {"bearer": bearer, "user": user},
+        "jwt": {"bearer": {**bearer, **jwt_}},
+        "gateway": {"bearer": {**bearer, "description": "The gateway token."}, "user": user},
         "development": {"user": user},
     }[settings.auth_mode]
     return {

@@ -123,6 +123,13 @@ class UploadTicket(Schema):
     expires_at = fields.AwareDateTime(
         required=True, metadata={"description": "When the URL stops working."}
     )
+    curl = fields.String(
+        required=True,
+        metadata={
+            "description": "The same PUT as a line for a shell, to be run where the file is: "
+            "change its name in there."
+        },
+    )
 
 
 class CompleteUpload(Schema):

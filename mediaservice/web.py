@@ -62,6 +62,8 @@ class MediaApi(Api):
     """flask-smorest's Api with a stable `error` code and the request id in every error body."""
 
     ERROR_SCHEMA = schemas.Error
+    # Every status is described where it can happen.
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
     def handle_http_exception(self, error: HTTPException) -> Any:
         """Answer an error of Flask, werkzeug or webargs in our shape."""

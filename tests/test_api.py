@@ -6,6 +6,8 @@ really allows is tested in `test_storage`.
 
 import base64
 import hashlib
+import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
@@ -17,13 +19,17 @@ import sqlalchemy as sa
 from moto import mock_aws
 
 from config.settings import Settings
+from devstack import openapi
 from mediaservice import create_app
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media
 from tests.builders import jpeg, png
+from tests.conformance import check_documented
 
 AMAZON = "https://s3.us-east-1.amazonaws.com"
 ALICE, BOB = uuid4(), uuid4()
+PICTURE = jpeg()
+DOCUMENT = json.loads(openapi.DOCUMENT.read_text())
 
 
 @pytest.fixture
@@ -48,9 +54,12 @@ class Service:
 
     def call(self, method, path, *, caller=ALICE, headers=None, **arguments):
         identity = {"X-User-ID": str(caller)} if caller else {}
-        return self.client.open(
-            f"/api/media{path}", method=method, headers={**identity, **(headers or {})}, **arguments
+        headers = {**identity, **(headers or {})}
+        response = self.client.open(
+            f"/api/media{path}", method=method, headers=headers, **arguments
         )
+        check_documented(DOCUMENT, method, response.request.path, response)
+        return response
 
     def request(self, body=None, *, caller=ALICE, key=None, **fields):
         body = jpeg() if body is None else body
@@ -155,7 +164,7 @@ def test_an_upload_request_returns_a_put_to_make_as_it_stands(service):
     ticket = response.json
     assert response.status_code == 201
     assert response.headers["Cache-Control"] == "no-store"
-    assert set(ticket) == {"upload_id", "upload_url", "method", "headers", "expires_at"}
+    assert set(ticket) == {"upload_id", "upload_url", "method", "headers", "expires_at", "curl"}
     assert ticket["method"] == "PUT"
     assert ticket["headers"] == {"Content-Type": "image/jpeg", "If-None-Match": "*"}
     url = urlsplit(ticket["upload_url"])
@@ -164,6 +173,16 @@ def test_an_upload_request_returns_a_put_to_make_as_it_stands(service):
     assert set(signed) == {"content-length", "content-type", "host", "if-none-match"}
     left = datetime.fromisoformat(ticket["expires_at"]) - datetime.now(UTC)
     assert timedelta(seconds=800) < left <= timedelta(seconds=900)
+
+
+def test_the_curl_line_is_the_same_put_for_a_shell(service):
+    ticket = service.request().json
+    line = shlex.split(ticket["curl"])
+    assert line[0] == "curl"
+    assert line[line.index("--upload-file") + 1] == "image.jpeg"
+    headers = [line[at + 1] for at, word in enumerate(line) if word == "-H"]
+    assert headers == [f"{name}: {value}" for name, value in ticket["headers"].items()]
+    assert line[-1] == ticket["upload_url"]
 
 
 def test_the_row_is_there_before_the_url_is_used(service):
@@ -395,10 +414,10 @@ def test_an_upload_that_expired_stays_gone(service):
 @pytest.mark.parametrize(
     ("declared", "stored", "stored_type", "error"),
     [
-        (b"", jpeg() + b"x", "image/jpeg", "size_mismatch"),
-        (b"", jpeg()[:-1], "image/jpeg", "size_mismatch"),
-        (b"", b"", "image/jpeg", "size_mismatch"),
-        (b"", None, "image/png", "content_mismatch"),
+        (PICTURE, PICTURE + b"x", "image/jpeg", "size_mismatch"),
+        (PICTURE, PICTURE[:-1], "image/jpeg", "size_mismatch"),
+        (PICTURE, b"", "image/jpeg", "size_mismatch"),
+        (PICTURE, None, "image/png", "content_mismatch"),
         (png(), None, "image/jpeg", "content_mismatch"),
         (b"<svg onload='alert(1)'/>", None, "image/jpeg", "content_mismatch"),
         (b"\0" * 100, None, "image/jpeg", "content_mismatch"),
@@ -407,7 +426,7 @@ def test_an_upload_that_expired_stays_gone(service):
 def test_an_object_that_is_not_what_was_declared_is_rejected(
     service, declared, stored, stored_type, error
 ):
-    body = declared or jpeg()
+    body = declared
     media_id = service.pending(body)
     service.put(media_id, body if stored is None else stored, stored_type)
     check_error(service.complete(media_id), 422, error)
