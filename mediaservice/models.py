@@ -150,7 +150,7 @@ class Media(Base):
     upload_expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # when the loop must act
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    attempt: Mapped[int] = mapped_column(Integer)  # only grows: it fences late failures
+    attempt: Mapped[int] = mapped_column(Integer)  # the one last published; fences late failures
     attempts_left: Mapped[int] = mapped_column(Integer)
     raw_etag: Mapped[str | None] = mapped_column(Text)  # set once the original is pinned
     checksum_sha256: Mapped[str | None] = mapped_column(Text)  # base64, as S3 has it

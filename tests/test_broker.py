@@ -1,4 +1,4 @@
-"""RabbitMQ as we use it: the topology, confirms, dead letters, and every way to lose a connection."""
+"""RabbitMQ as we use it: topology, confirms, dead letters, and every way to lose a connection."""
 
 import json
 import os

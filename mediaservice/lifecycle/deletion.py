@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, delete, or_, text, update
 
 from config.settings import Settings
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
-    IS_DUE,
     NOT_DELETED,
     MediaRow,
     Rows,
+    due_media,
     log_transition,
     transition,
 )
@@ -61,18 +61,12 @@ class Deletion:
 
     def retire(self, limit: int) -> int:
         """Delete up to `limit` failed media whose retention is over; return how many."""
-        over = (
-            select(Media.id)
-            .where(
-                text(AWAITS_HOUSEKEEPING),
-                IS_DUE,
-                Media.status == Status.FAILED,
-                NOT_DELETED,
-                Media.updated_at <= now_plus(-self._failed_retention.total_seconds()),
-            )
-            .order_by(Media.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
+        over = due_media(
+            text(AWAITS_HOUSEKEEPING),
+            Media.status == Status.FAILED,
+            NOT_DELETED,
+            Media.updated_at <= now_plus(-self._failed_retention.total_seconds()),
+            limit=limit,
         )
         retired = self._rows.execute(
             transition(Event.DELETE_REQUESTED)
@@ -86,16 +80,15 @@ class Deletion:
 
     def claim(self, limit: int) -> list[MediaRow]:
         """Lease up to `limit` media that have bytes to be purged; give each to `purge`."""
-        due = (
-            select(Media.id)
-            .where(
-                text(AWAITS_HOUSEKEEPING),
-                IS_DUE,
-                or_(Media.deleted_at.is_not(None), Media.status != Status.PENDING),
-            )
-            .order_by(Media.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
+        due = due_media(
+            text(AWAITS_HOUSEKEEPING),
+            or_(
+                Media.deleted_at.is_not(None),
+                Media.status == Status.READY,
+                # Once pinned, a failed media may yet succeed: it is purged as a tombstone only.
+                and_(Media.status == Status.FAILED, Media.raw_etag.is_(None)),
+            ),
+            limit=limit,
         )
         claimed = self._rows.execute(
             update(Media)

@@ -20,10 +20,10 @@ from mediaservice import errors
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
-    IS_DUE,
     NOT_DELETED,
     MediaRow,
     Rows,
+    due_media,
     log_transition,
     raw_key,
     transition,
@@ -74,13 +74,7 @@ class Processing:
         The attempt is counted, and its time runs, from here on: if this process dies before it
         publishes, the media is due again when the time is up.
         """
-        due = (
-            select(Media.id)
-            .where(text(AWAITS_WORKER), IS_DUE, Media.attempts_left > 0)
-            .order_by(Media.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
+        due = due_media(text(AWAITS_WORKER), Media.attempts_left > 0, limit=limit)
         claimed = self._rows.execute(
             update(Media)
             .where(Media.id.in_(due), text(AWAITS_WORKER))
@@ -114,22 +108,20 @@ class Processing:
         )
 
     def give_back(self, job: ProcessRequest, *, delay_seconds: float) -> None:
-        """Undo a claim whose job was not published; the attempt was not used up."""
+        """Undo a claim whose job was not published: the attempt was not made."""
         self._rows.execute(
             update(Media)
             .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
-            .values(attempts_left=Media.attempts_left + 1, due_at=now_plus(delay_seconds))
+            .values(
+                attempt=Media.attempt - 1,
+                attempts_left=Media.attempts_left + 1,
+                due_at=now_plus(delay_seconds),
+            )
         )
 
     def give_up(self, limit: int) -> int:
         """Fail up to `limit` media whose last attempt has timed out; return how many."""
-        overdue = (
-            select(Media.id)
-            .where(text(AWAITS_WORKER), IS_DUE, Media.attempts_left == 0)
-            .order_by(Media.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
+        overdue = due_media(text(AWAITS_WORKER), Media.attempts_left == 0, limit=limit)
         failed = self._rows.execute(
             transition(Event.ATTEMPTS_EXHAUSTED)
             .where(Media.id.in_(overdue))

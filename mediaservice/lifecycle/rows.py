@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import ColumnElement, Engine, Executable, Row, select, update
+from sqlalchemy import ColumnElement, Engine, Executable, Row, Select, TextClause, select, update
 from sqlalchemy.sql.dml import Update
 
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
@@ -123,6 +123,23 @@ def transition(event: Event) -> Update:
     if rule.target is not None:
         statement = statement.values(status=rule.target)
     return statement.values(updated_at=now_plus(0))
+
+
+def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Select[tuple[UUID]]:
+    """Return the ids of up to `limit` media that are due, longest first, for an UPDATE to take.
+
+    Each is locked, and those that somebody else has locked are passed over. It is a CTE because
+    PostgreSQL runs it once: a plain subquery may run, and lock `limit` more, for every row joined.
+    """
+    due = (
+        select(Media.id)
+        .where(*conditions, IS_DUE)
+        .order_by(Media.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    return select(due.c.id)
 
 
 def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:

@@ -18,10 +18,10 @@ from mediaservice import errors
 from mediaservice.errors import Failure, MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
-    IS_DUE,
     NOT_DELETED,
     MediaRow,
     Rows,
+    due_media,
     log_transition,
     raw_key,
     transition,
@@ -133,16 +133,9 @@ class Uploads:
 
     def expire(self, limit: int) -> int:
         """Fail up to `limit` uploads whose deadline has passed; return how many."""
-        overdue = (
-            select(Media.id)
-            .where(text(IS_PENDING), IS_DUE)
-            .order_by(Media.due_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
         expired = self._rows.execute(
             transition(Event.UPLOAD_EXPIRED)
-            .where(Media.id.in_(overdue))
+            .where(Media.id.in_(due_media(text(IS_PENDING), limit=limit)))
             .values(error_code=errors.UPLOAD_EXPIRED.code, due_at=now_plus(0))
             .returning(Media.id)
         )

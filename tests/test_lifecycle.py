@@ -1,0 +1,668 @@
+"""Every operation on a media, on PostgreSQL and on SQLite, with objects in a real store.
+
+Sequential scenarios; what happens at the same time is in `test_races`.
+"""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from mediaservice import errors
+from mediaservice.errors import MediaError
+from mediaservice.lifecycle.processing import NOBODY
+from mediaservice.storage import StoreUnavailable
+from tests.builders import jpeg
+from tests.world import World, failed, processed, store_environment
+
+# Short enough to tell them apart from each other, never waited for.
+SETTINGS = {
+    "UPLOAD_URL_TTL_SECONDS": "900",
+    "UPLOAD_GRACE_SECONDS": "300",
+    "PROCESSING_TIMEOUT_SECONDS": "600",
+    "RETRY_BACKOFF_SECONDS": "10",
+    "MAX_ATTEMPTS": "3",
+    "FAILED_RETENTION_DAYS": "7",
+}
+URL_LIFE = timedelta(seconds=900)
+URL_DEAD = timedelta(seconds=1200)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+def database_url(request):
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def make_world(environ, database_url, seaweedfs):
+    made = []
+
+    def make(**variables):
+        store = store_environment(seaweedfs)
+        database = {"DATABASE_URL": database_url}
+        made.append(World({**environ, **store, **SETTINGS, **database, **variables}, seaweedfs))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+def code_of(call, *arguments, **keywords):
+    with pytest.raises(MediaError) as raised:
+        call(*arguments, **keywords)
+    return raised.value.failure
+
+
+# uploads
+
+
+def test_a_requested_upload_is_a_row_that_is_due_when_its_url_is_dead(world):
+    ticket = world.request(size_bytes=77, owner_type="event")
+    row = world.row(ticket.media_id)
+    assert (row.status, row.owner_type, row.size_bytes) == ("pending", "event", 77)
+    assert row.raw_key == f"uploads/{ticket.media_id}"
+    assert row.upload_expires_at == ticket.expires_at == row.created_at + URL_LIFE
+    assert row.due_at == row.created_at + URL_DEAD
+    assert row.attempt == 0
+
+
+def test_ids_grow_with_time(world):
+    ids = [world.request().media_id for _ in range(10)]
+    assert ids == sorted(ids)
+    assert {media_id.version for media_id in ids} == {7}
+
+
+def test_repeating_a_request_with_its_key_renews_the_deadlines(world):
+    first = world.request(size_bytes=5, idempotency_key="k")
+    world.age(first.media_id, 800)
+    again = world.request(size_bytes=5, idempotency_key="k")
+    assert again.media_id == first.media_id
+    row = world.row(first.media_id)
+    assert row.upload_expires_at == again.expires_at
+    assert row.due_at == row.upload_expires_at + (URL_DEAD - URL_LIFE)
+    assert row.upload_expires_at > row.created_at + URL_LIFE
+
+
+def test_a_request_can_be_repeated_after_its_url_died_and_before_it_is_expired(world):
+    first = world.request(size_bytes=5, idempotency_key="k")
+    world.age(first.media_id, 5000)
+    assert world.request(size_bytes=5, idempotency_key="k").media_id == first.media_id
+    assert world.uploads.expire(10) == 0
+
+
+def test_the_key_of_a_deleted_upload_is_used_up(world):
+    first = world.request(size_bytes=5, idempotency_key="k")
+    world.delete(first.media_id)
+    reused = code_of(world.request, size_bytes=5, idempotency_key="k")
+    assert reused is errors.IDEMPOTENCY_KEY_REUSED
+
+
+def test_only_uploads_without_a_key_of_their_own_are_told_apart(world):
+    assert world.request().media_id != world.request().media_id
+
+
+def test_completing_pins_the_object(world):
+    media_id = world.pending()
+    row = world.complete(media_id)
+    head = world.client.head_object(Bucket="raw", Key=row.raw_key)
+    assert (row.status, row.raw_etag) == ("processing", head["ETag"])
+    assert row.due_at == row.updated_at
+    assert (row.attempt, row.attempts_left) == (0, 3)
+
+
+def test_completing_twice_changes_nothing(world):
+    media_id = world.completed()
+    before = world.row(media_id)
+    world.put(media_id, jpeg())
+    after = world.complete(media_id)
+    assert (after.raw_etag, after.updated_at) == (before.raw_etag, before.updated_at)
+
+
+def test_an_upload_can_be_completed_after_its_url_died(world):
+    media_id = world.pending()
+    world.age(media_id, 1000)
+    assert world.complete(media_id).status == "processing"
+
+
+def test_a_rejected_upload_keeps_its_object_until_its_url_is_dead(world):
+    """The object is what makes the store refuse another PUT under the same URL."""
+    media_id = world.request(size_bytes=5).media_id
+    world.put(media_id, jpeg())
+    assert code_of(world.complete, media_id) is errors.SIZE_MISMATCH
+    row = world.row(media_id)
+    assert (row.status, row.error_code, row.raw_etag) == ("failed", "size_mismatch", None)
+    assert row.due_at == row.created_at + URL_DEAD
+    assert world.purge_due() == 0
+    world.age(media_id, 1300)
+    assert world.purge_due() == 1
+    assert not world.has_original(media_id)
+    assert world.status(media_id) == "failed"
+
+
+def test_uploads_expire_oldest_first_when_they_are_due(world):
+    early, late, alive, deleted = (world.request().media_id for _ in range(4))
+    world.delete(deleted)
+    for media_id, seconds in ((early, 5000), (late, 1300), (alive, 1100)):
+        world.age(media_id, seconds)
+    assert world.uploads.expire(1) == 1
+    assert (world.status(early), world.status(late)) == ("failed", "pending")
+    assert world.uploads.expire(10) == 1
+    assert world.uploads.expire(10) == 0
+    assert world.status(late) == "failed"
+    assert world.row(late).error_code == "upload_expired"
+    assert (world.status(alive), world.status(deleted)) == ("pending", "deleted")
+
+
+def test_an_object_that_came_too_late_is_purged_with_the_expired_upload(world):
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    world.uploads.expire(10)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+    row = world.row(media_id)
+    assert row.due_at == row.updated_at + timedelta(days=7)
+
+
+def test_an_expired_upload_cannot_be_completed_even_with_its_object(world):
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    world.uploads.expire(10)
+    assert code_of(world.complete, media_id) is errors.UPLOAD_EXPIRED
+
+
+# claims and leases
+
+
+def test_a_claim_is_a_job_with_everything_a_worker_needs(world):
+    media_id = world.completed()
+    (claim,) = world.processing.claim(10)
+    row = world.row(media_id)
+    assert claim.job.media_id == media_id
+    assert (claim.job.raw_bucket, claim.job.raw_key) == ("raw", row.raw_key)
+    assert claim.job.raw_etag == row.raw_etag
+    assert (claim.job.content_type, claim.job.size_bytes) == ("image/jpeg", row.size_bytes)
+    assert (claim.job.public_bucket, claim.job.public_prefix) == ("public", f"media/{media_id}/")
+    assert (claim.job.attempt, claim.is_resend) == (1, False)
+    assert row.due_at == claim.job.requested_at + timedelta(seconds=600)
+
+
+def test_a_claimed_media_is_nobody_elses_until_its_lease_runs_out(world):
+    job = world.claimed()
+    assert world.processing.claim(10) == []
+    world.age(job.media_id, 601)
+    (again,) = world.processing.claim(10)
+    assert (again.job.attempt, again.is_resend) == (2, True)
+    assert again.job.raw_etag == job.raw_etag
+
+
+def test_claims_are_limited_and_the_longest_due_come_first(world):
+    media_ids = [world.completed() for _ in range(3)]
+    for age, media_id in zip((10, 30, 20), media_ids, strict=True):
+        world.age(media_id, age)
+    first = [claim.job.media_id for claim in world.processing.claim(2)]
+    assert set(first) == {media_ids[1], media_ids[2]}
+    assert [claim.job.media_id for claim in world.processing.claim(2)] == [media_ids[0]]
+
+
+def test_neither_deleted_nor_pending_media_are_claimed(world):
+    world.pending()
+    world.delete(world.completed())
+    assert world.processing.claim(10) == []
+
+
+def test_a_job_that_was_given_back_is_claimed_again_as_if_for_the_first_time(world):
+    job = world.claimed()
+    world.processing.give_back(job, delay_seconds=30)
+    assert world.processing.claim(10) == []
+    assert world.row(job.media_id).attempts_left == 3
+    world.age(job.media_id, 31)
+    (claim,) = world.processing.claim(10)
+    assert claim.job.attempt == 1
+    assert not claim.is_resend, "it was never published: there is nothing it would repeat"
+    assert world.row(job.media_id).attempts_left == 2
+
+
+def test_giving_back_too_late_changes_nothing(world):
+    job = world.claimed()
+    world.apply(processed(job))
+    before = world.row(job.media_id)
+    world.processing.give_back(job, delay_seconds=30)
+    assert world.row(job.media_id) == before
+
+
+def test_a_held_resend_keeps_the_attempt_that_was_published(world):
+    job = world.claimed()
+    world.age(job.media_id, 601)
+    (resend,) = world.processing.claim(10)
+    world.processing.hold(resend.job)
+    world.apply(failed(job, code="corrupt_image"))
+    assert world.row(job.media_id).error_code == "corrupt_image"
+
+
+def test_a_media_that_nobody_answers_for_fails_after_its_last_attempt(world):
+    job = world.claimed()
+    for attempt in (2, 3):
+        world.age(job.media_id, 601)
+        assert world.processing.give_up(10) == 0
+        (claim,) = world.processing.claim(10)
+        assert claim.job.attempt == attempt
+    assert world.processing.give_up(10) == 0
+    world.age(job.media_id, 601)
+    assert world.processing.claim(10) == []
+    assert world.processing.give_up(10) == 1
+    row = world.row(job.media_id)
+    assert (row.status, row.error_code) == ("failed", "processing_timeout")
+    assert row.due_at == row.updated_at + timedelta(days=7)
+
+
+# successes
+
+
+def test_a_success_makes_a_media_ready(world):
+    job = world.claimed()
+    world.apply(processed(job, width=2048, height=1365, placeholder="abcdefgh"))
+    row = world.row(job.media_id)
+    assert (row.status, row.public_key) == ("ready", f"media/{job.media_id}/main.webp")
+    assert (row.width, row.height, row.placeholder) == (2048, 1365, "abcdefgh")
+    assert row.processed_at == row.updated_at
+    assert row.variants == []
+    assert (row.due_at, row.error_code) == (None, None)
+
+
+def test_a_minimal_foreign_worker_makes_a_media_ready(world):
+    job = world.claimed()
+    world.apply(processed(job.media_id))
+    row = world.row(job.media_id)
+    assert (row.status, row.width, row.placeholder) == ("ready", None, None)
+
+
+def test_a_duplicate_success_changes_nothing(world):
+    job = world.claimed()
+    world.apply(processed(job, width=100))
+    before = world.row(job.media_id)
+    world.apply(processed(job, width=200), processed(job, width=300))
+    assert world.row(job.media_id) == before
+
+
+def test_a_success_of_an_earlier_attempt_counts(world):
+    job = world.claimed()
+    world.age(job.media_id, 601)
+    world.processing.claim(10)
+    world.apply(processed(job))
+    assert world.status(job.media_id) == "ready"
+    assert world.processing.claim(10) == []
+
+
+@pytest.mark.parametrize("code", ["corrupt_image", "processing_timeout"])
+def test_a_late_success_heals_a_failed_processing(world, code):
+    media_id = world.failed(code)
+    world.apply(processed(media_id))
+    row = world.row(media_id)
+    assert (row.status, row.error_code, row.due_at) == ("ready", None, None)
+
+
+@pytest.mark.parametrize("end", ["expired", "rejected", "pending"])
+def test_no_success_makes_an_upload_ready_that_was_never_accepted(world, end):
+    body = jpeg()
+    media_id = world.request(body if end != "rejected" else body + b"x").media_id
+    world.put(media_id, body)
+    if end == "expired":
+        world.age(media_id, 1300)
+        world.uploads.expire(10)
+    if end == "rejected":
+        code_of(world.complete, media_id)
+    before = world.row(media_id)
+    world.apply(processed(media_id))
+    assert world.row(media_id) == before
+
+
+# failures
+
+
+def test_a_final_failure_ends_the_processing_with_its_code(world):
+    job = world.claimed()
+    world.apply(failed(job, code="image_too_large"))
+    row = world.row(job.media_id)
+    assert (row.status, row.error_code) == ("failed", "image_too_large")
+    assert row.due_at == row.updated_at + timedelta(days=7)
+    assert row.processed_at is None
+
+
+def test_a_retryable_failure_is_tried_again_after_a_growing_wait(world):
+    job = world.claimed()
+    waits = []
+    for _ in range(2):
+        world.apply(failed(job, code="store_unavailable", retryable=True))
+        row = world.row(job.media_id)
+        assert row.status == "processing"
+        waits.append((row.due_at - row.updated_at).total_seconds())
+        assert world.processing.claim(10) == []
+        world.age(job.media_id, waits[-1] + 1)
+        (claim,) = world.processing.claim(10)
+        assert claim.job.attempt == job.attempt + 1
+        assert not claim.is_resend
+        job = claim.job
+    assert waits == [10, 20]
+    world.apply(failed(job, code="store_unavailable", retryable=True))
+    row = world.row(job.media_id)
+    assert (row.status, row.error_code) == ("failed", "store_unavailable")
+
+
+def test_a_failure_of_an_earlier_attempt_is_ignored(world):
+    first = world.claimed()
+    world.age(first.media_id, 601)
+    (second,) = world.processing.claim(10)
+    before = world.row(first.media_id)
+    world.apply(failed(first), failed(first, retryable=True))
+    assert world.row(first.media_id) == before
+    world.apply(failed(second.job))
+    assert world.status(first.media_id) == "failed"
+
+
+def test_a_failure_without_an_attempt_is_that_of_the_current_one(world):
+    job = world.claimed()
+    world.apply(failed(job.media_id))
+    assert world.status(job.media_id) == "failed"
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_ready_media_never_fails(world, retryable):
+    job = world.claimed()
+    world.apply(processed(job))
+    before = world.row(job.media_id)
+    world.apply(failed(job, retryable=retryable), failed(job.media_id))
+    assert world.row(job.media_id) == before
+
+
+def test_a_duplicate_failure_changes_neither_the_code_nor_the_time(world):
+    job = world.claimed()
+    world.apply(failed(job, code="corrupt_image"))
+    before = world.row(job.media_id)
+    world.apply(failed(job, code="image_too_large"), failed(job, retryable=True))
+    assert world.row(job.media_id) == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_in_one_batch_a_success_wins_over_a_failure(world, order):
+    job = world.claimed()
+    world.apply(*[processed(job), failed(job)][::order])
+    assert world.status(job.media_id) == "ready"
+
+
+def test_a_batch_serves_every_media_in_it(world):
+    good, bad, again = world.claimed(), world.claimed(), world.claimed()
+    unknown = uuid4()
+    world.apply(
+        processed(good),
+        failed(bad),
+        failed(again, retryable=True),
+        processed(unknown),
+        failed(unknown),
+    )
+    states = [world.status(job.media_id) for job in (good, bad, again)]
+    assert states == ["ready", "failed", "processing"]
+
+
+def test_an_empty_batch_is_nothing(world):
+    world.apply()
+
+
+# retry
+
+
+def test_a_retried_media_has_all_its_attempts_again(world):
+    media_id = world.failed()
+    row = world.processing.retry(media_id)
+    assert (row.status, row.attempts_left, row.due_at) == ("processing", 3, row.updated_at)
+    (claim,) = world.processing.claim(10)
+    assert claim.job.attempt == 2
+    assert not claim.is_resend
+    world.apply(failed(media_id, attempt=1))
+    assert world.status(media_id) == "processing", "an answer to the attempt before the retry"
+    world.apply(processed(claim.job))
+    assert world.row(media_id).error_code is None
+
+
+def test_only_a_failed_processing_can_be_retried(world):
+    rejected = world.request(size_bytes=5).media_id
+    world.put(rejected, jpeg())
+    code_of(world.complete, rejected)
+    for media_id in (world.pending(), world.completed(), world.ready(), rejected):
+        assert code_of(world.processing.retry, media_id) is errors.RETRY_NOT_POSSIBLE
+    deleted = world.failed()
+    world.delete(deleted)
+    for media_id in (deleted, uuid4()):
+        assert code_of(world.processing.retry, media_id) is errors.MEDIA_NOT_FOUND
+
+
+# deletion
+
+
+@pytest.mark.parametrize("stage", ["pending", "completed", "ready", "failed"])
+def test_a_deleted_media_is_a_tombstone_until_nothing_can_come_any_more(world, stage):
+    media_id = getattr(world, stage)()
+    world.delete(media_id)
+    row = world.row(media_id)
+    assert row.due_at == row.deleted_at
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+    assert world.purge_due() == 0
+    row = world.row(media_id)
+    timeout_over = row.deleted_at + timedelta(seconds=600 + 300)
+    assert row.due_at == max(row.created_at + URL_DEAD, timeout_over)
+    world.age(media_id, 1300)
+    assert world.purge_due() == 1
+    assert world.row(media_id) is None
+
+
+def test_an_upload_after_the_purge_is_purged_when_its_url_is_dead(world):
+    media_id = world.pending()
+    world.delete(media_id)
+    world.purge_due()
+    world.put(media_id, jpeg())
+    world.age(media_id, 1300)
+    world.purge_due()
+    assert world.is_empty(media_id)
+    assert world.row(media_id) is None
+
+
+def test_what_a_worker_wrote_after_the_purge_is_purged_with_its_answer(world):
+    job = world.claimed()
+    world.delete(job.media_id)
+    world.purge_due()
+    world.put_public(job.media_id)
+    world.apply(processed(job))
+    assert world.status(job.media_id) == "deleted"
+    assert world.purge_due() == 1
+    assert world.is_empty(job.media_id)
+
+
+def test_what_a_worker_wrote_without_an_answer_is_purged_before_the_row_goes(world):
+    job = world.claimed()
+    world.delete(job.media_id)
+    world.purge_due()
+    world.put_public(job.media_id)
+    world.age(job.media_id, 1300)
+    world.purge_due()
+    assert world.is_empty(job.media_id)
+    assert world.row(job.media_id) is None
+
+
+def test_a_success_for_an_unknown_media_leaves_a_tombstone_until_its_objects_are_purged(world):
+    media_id = uuid4()
+    world.put_public(media_id)
+    world.apply(processed(media_id), failed(uuid4()))
+    row = world.row(media_id)
+    assert (row.owner_id, row.due_at) == (NOBODY, row.deleted_at)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+    world.apply(processed(media_id))
+    assert world.purge_due() == 1, "a repeated answer is a reason to look again"
+    world.age(media_id, 1300)
+    world.purge_due()
+    assert world.row(media_id) is None
+
+
+def test_a_failure_for_a_deleted_media_changes_nothing(world):
+    job = world.claimed()
+    world.delete(job.media_id)
+    before = world.row(job.media_id)
+    world.apply(failed(job), failed(job, retryable=True))
+    assert world.row(job.media_id) == before
+
+
+def test_deleting_is_the_owners_and_safe_to_repeat(world):
+    media_id = world.ready()
+    assert code_of(world.deletion.delete, media_id, caller=uuid4()) is errors.NOT_OWNER
+    world.delete(media_id)
+    before = world.row(media_id)
+    world.delete(media_id)
+    assert world.row(media_id) == before
+    assert code_of(world.deletion.delete, media_id, caller=uuid4()) is errors.MEDIA_NOT_FOUND
+
+
+def test_a_purge_lease_is_nobody_elses_until_it_runs_out(world):
+    media_id = world.ready()
+    world.delete(media_id)
+    (row,) = world.deletion.claim(10)
+    assert row.id == media_id
+    assert world.deletion.claim(10) == []
+    world.age(media_id, 121)
+    assert len(world.deletion.claim(10)) == 1
+
+
+def test_a_purge_that_lost_its_lease_decides_nothing(world):
+    media_id = world.ready()
+    world.delete(media_id)
+    (row,) = world.deletion.claim(10)
+    world.age(media_id, 121)
+    world.deletion.claim(10)
+    before = world.row(media_id)
+    world.deletion.purge(row)
+    assert world.row(media_id) == before
+
+
+def test_a_purge_that_the_store_refuses_is_tried_again_later(make_world):
+    world = make_world()
+    media_id = world.ready()
+    world.delete(media_id)
+    away = make_world(S3_ENDPOINT="http://127.0.0.1:9")
+    (row,) = away.deletion.claim(10)
+    with pytest.raises(StoreUnavailable):
+        away.deletion.purge(row)
+    away.deletion.postpone(row)
+    assert world.purge_due() == 0
+    assert not world.is_empty(media_id)
+    world.age(media_id, 31)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+
+
+# retention
+
+
+def test_a_failed_media_is_retired_when_its_retention_is_over(world):
+    media_id = world.failed()
+    world.age(media_id, days=6.9)
+    assert world.deletion.retire(10) == 0
+    assert world.has_original(media_id)
+    world.age(media_id, days=0.2)
+    assert world.deletion.retire(10) == 1
+    assert world.status(media_id) == "deleted"
+    world.purge_due()
+    assert world.is_empty(media_id)
+    world.age(media_id, 1300)
+    world.purge_due()
+    assert world.row(media_id) is None
+
+
+def test_a_failed_media_that_can_still_succeed_is_not_purged_before_it_is_retired(make_world):
+    """Or else a late success would be ready without objects."""
+    world = make_world(FAILED_RETENTION_DAYS="0")
+    media_id = world.failed()
+    world.put_public(media_id)
+    assert world.purge_due() == 0
+    world.apply(processed(media_id))
+    assert world.status(media_id) == "ready"
+    assert world.public_keys(media_id)
+
+
+def test_a_failed_upload_is_retired_too(world):
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    world.uploads.expire(10)
+    world.purge_due()
+    world.age(media_id, days=7.1)
+    assert world.deletion.retire(10) == 1
+    assert world.status(media_id) == "deleted"
+    world.age(media_id, 1300)
+    world.purge_due()
+    assert world.row(media_id) is None
+
+
+def test_originals_of_ready_media_are_kept_unless_told_otherwise(world):
+    media_id = world.ready()
+    world.age(media_id, days=3000)
+    assert world.purge_due() == 0
+    assert world.has_original(media_id)
+
+
+def test_originals_of_ready_media_are_purged_after_their_retention(make_world):
+    world = make_world(RAW_RETENTION_DAYS="30")
+    media_id = world.ready()
+    row = world.row(media_id)
+    assert row.due_at == row.processed_at + timedelta(days=30)
+    assert world.purge_due() == 0
+    world.age(media_id, days=31)
+    assert world.purge_due() == 1
+    assert not world.has_original(media_id)
+    assert world.public_keys(media_id) == [f"media/{media_id}/main.webp"]
+    assert world.status(media_id) == "ready"
+    assert world.row(media_id).due_at is None
+
+
+def test_deleting_while_an_original_is_purged_for_its_age_purges_everything(make_world):
+    world = make_world(RAW_RETENTION_DAYS="30")
+    media_id = world.ready()
+    world.age(media_id, days=31)
+    (row,) = world.deletion.claim(10)
+    world.delete(media_id)
+    world.deletion.purge(row)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+
+
+# reading
+
+
+def test_a_page_is_the_owners_newest_first(world):
+    ids = [world.request().media_id for _ in range(3)]
+    event = world.request(owner_type="event").media_id
+    world.request(owner_id=uuid4())
+    world.delete(ids[1])
+
+    def page(owner_type=None, status=None, before=None, limit=10):
+        rows = world.lifecycle.rows.page(
+            owner_id=world.owner, owner_type=owner_type, status=status, before=before, limit=limit
+        )
+        return [row.id for row in rows]
+
+    assert page() == [event, ids[2], ids[0]]
+    assert page(limit=1) == [event]
+    assert page(before=ids[2]) == [ids[0]]
+    assert page(owner_type="event") == [event]
+    assert page(status="ready") == []
+
+
+def test_times_are_aware_and_in_utc(world):
+    row = world.row(world.ready())
+    for time in (row.created_at, row.updated_at, row.processed_at, row.upload_expires_at):
+        assert time.utcoffset() == timedelta(0)
+    assert abs(row.created_at - world.now()) < timedelta(minutes=5)
+    assert isinstance(row.id, UUID)
