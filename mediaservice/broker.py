@@ -59,6 +59,7 @@ class Delivery:
     correlation_id: str | None
     delivery_tag: int
     redelivered: bool = False
+    link_number: int = 0  # of the connection it came by: its tag means nothing on another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class _Link:
     _wait_seconds: float = 0.0
     _retry_at: float = 0.0
     _ready: bool = field(default=False)
+    number: int = 0  # of connections so far
 
     @property
     def is_open(self) -> bool:
@@ -173,6 +175,7 @@ class _Link:
             self.drop()
             raise BrokerUnavailable(f"{self.name}: {error!r}") from None
         self._ready = True
+        self.number += 1
         self._wait_seconds = 0.0
         metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
         metrics.BROKER_CONNECTED.labels(self.name).set(1)
@@ -319,6 +322,7 @@ class RabbitMQ:
                         correlation_id=properties.correlation_id,
                         delivery_tag=method.delivery_tag,
                         redelivered=method.redelivered,
+                        link_number=self._consuming.number,
                     )
                 )
                 if len(deliveries) >= limit or not channel.get_waiting_message_count():
@@ -337,7 +341,7 @@ class RabbitMQ:
         """Acknowledge; if the connection is gone they will be delivered again, to somebody."""
         try:
             for delivery in deliveries:
-                if self._consuming.is_open:
+                if self._holds(delivery):
                     self._consuming.channel.basic_ack(delivery.delivery_tag)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)
@@ -397,9 +401,13 @@ class RabbitMQ:
             mandatory=True,
         )
 
+    def _holds(self, delivery: Delivery) -> bool:
+        """Say whether a delivery is still ours: the broker takes it back with its connection."""
+        return self._consuming.is_open and delivery.link_number == self._consuming.number
+
     def _reject(self, delivery: Delivery) -> None:
         try:
-            if self._consuming.is_open:
+            if self._holds(delivery):
                 self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)

@@ -5,20 +5,14 @@ import signal
 import sys
 import threading
 
-import structlog
-
 from config.settings import ConfigurationError, WorkerSettings
-from mediaservice.broker import PROCESS_QUEUE, Broker, Delivery, Publication, RabbitMQ
+from mediaservice.broker import PROCESS_QUEUE, RabbitMQ
 from mediaservice.logs import configure_logging
-from mediaservice.messages import MalformedMessage, ProcessRequest, decode
 from mediaservice.storage import Storage
+from mediaworker.consumer import PREFETCH, Consumer
 from mediaworker.renditions import Limits
 from mediaworker.sandbox import Sandbox
 from mediaworker.worker import Worker
-
-POLL_SECONDS = 1.0
-
-log = structlog.get_logger(__name__)
 
 
 def main() -> None:
@@ -31,7 +25,9 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    broker = RabbitMQ(settings.broker_url, queue=PROCESS_QUEUE, prefetch=1, wait=stopping.wait)
+    broker = RabbitMQ(
+        settings.broker_url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait
+    )
     with Sandbox(
         limits=Limits(max_pixels=settings.max_image_pixels),
         wall_seconds=settings.decode_timeout_seconds,
@@ -41,33 +37,7 @@ def main() -> None:
             Storage(settings),
             lambda original: sandbox.render(original, on_wait=lambda: broker.rest(0)),
         )
-        log.info("worker_started")
-        while not stopping.is_set():
-            for delivery in broker.consume(limit=1, wait_seconds=POLL_SECONDS):
-                answer(worker, broker, delivery, stopping)
-        broker.close()
-    log.info("worker_stopped")
-
-
-def answer(worker: Worker, broker: Broker, delivery: Delivery, stopping: threading.Event) -> None:
-    """Do one job and publish its answer; only then is the job acknowledged.
-
-    While the broker takes no messages the answer is kept in hand. A worker that has to stop then
-    leaves the job to be delivered again.
-    """
-    try:
-        job = decode(delivery.routing_key, delivery.body)
-        if not isinstance(job, ProcessRequest):
-            raise MalformedMessage("a result is not a job")
-    except MalformedMessage as error:
-        broker.dead_letter(delivery, str(error))
-        return
-    result = worker.process(job)
-    while broker.publish([Publication(result, delivery.correlation_id)]):
-        if stopping.is_set():
-            return
-        broker.rest(POLL_SECONDS)
-    broker.ack([delivery])
+        Consumer(worker, broker, stopping).run()
 
 
 if __name__ == "__main__":

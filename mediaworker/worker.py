@@ -1,9 +1,10 @@
 """One job in, one answer out: fetch the pinned original, render it, store the renditions.
 
-No AMQP here and no pixels: `__main__` consumes, `sandbox` decodes.
+No AMQP here and no pixels: `consumer` consumes, `sandbox` decodes.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -19,39 +20,45 @@ from mediaservice.storage import ObjectChanged, ObjectNotFound, Storage, StoreUn
 from mediaworker.renditions import ImageError, Rendered, Rendition
 from mediaworker.sandbox import DecoderUnavailable
 
+Render = Callable[[bytes], Rendered]
+
 log = structlog.get_logger(__name__)
 
-Render = Callable[[bytes], Rendered]
+# What the store or this machine may do to a job: code, and whether another attempt may help.
+_FAULTS: Final[dict[type[Exception], tuple[str, bool]]] = {
+    ObjectNotFound: ("original_missing", False),
+    ObjectChanged: ("original_changed", False),
+    StoreUnavailable: ("store_unavailable", True),
+    DecoderUnavailable: ("decoder_unavailable", True),
+}
 
 
 class Worker:
-    """Answers jobs; never raises for what an image, a message or the store does."""
+    """The three stages of a job, and all of them in turn."""
 
     def __init__(self, storage: Storage, render: Render) -> None:
         self._storage = storage
-        self._render = render
+        self.render = render
 
     def process(self, job: ProcessRequest) -> Result:
-        """Make and store every rendition of one original; safe to repeat.
+        """Make and store every rendition of one original; never raises, safe to repeat."""
+        try:
+            return self.store(job, self.render(self.fetch(job)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+            return describe_failure(job, error)
+
+    def fetch(self, job: ProcessRequest) -> bytes:
+        """Return the pinned original."""
+        return self._storage.read_original(job.raw_key, etag=job.raw_etag)
+
+    def store(self, job: ProcessRequest, rendered: Rendered) -> ProcessedResult:
+        """Store the renditions and return the answer.
 
         The keys follow from the media and the names alone, and the same original gives the same
         bytes: a repeated attempt writes what is there already.
         """
-        try:
-            original = self._storage.read_original(job.raw_key, etag=job.raw_etag)
-            rendered = self._render(original)
-            variants = [self._store(job, variant) for variant in rendered.variants]
-            main = self._store(job, rendered.main)
-        except ImageError as error:
-            return _failed(job, error.code, error.message)
-        except ObjectNotFound:
-            return _failed(job, "original_missing", "there is no object under raw_key")
-        except ObjectChanged:
-            return _failed(job, "original_changed", "the object's ETag is not raw_etag")
-        except StoreUnavailable as error:
-            return _failed(job, "store_unavailable", str(error), retryable=True)
-        except DecoderUnavailable as error:
-            return _failed(job, "decoder_unavailable", str(error), retryable=True)
+        variants = [self._store(job, variant) for variant in rendered.variants]
+        main = self._store(job, rendered.main)
         return ProcessedResult(
             media_id=job.media_id,
             attempt=job.attempt,
@@ -77,10 +84,19 @@ class Worker:
         )
 
 
-def _failed(job: ProcessRequest, code: str, message: str, *, retryable: bool = False) -> Result:
-    log.warning("attempt_failed", media_id=str(job.media_id), code=code, reason=message)
+def describe_failure(job: ProcessRequest, error: Exception) -> FailedResult:
+    """Return the answer for a job that a stage has raised `error` for."""
+    code: str
+    if isinstance(error, ImageError):
+        code, is_retryable = error.code, False
+    elif type(error) in _FAULTS:
+        code, is_retryable = _FAULTS[type(error)]
+    else:
+        code, is_retryable = "internal_error", True
+        log.error("job_crashed", media_id=str(job.media_id), exc_info=error)
+    log.warning("attempt_failed", media_id=str(job.media_id), code=code, reason=str(error))
     return FailedResult(
         media_id=job.media_id,
         attempt=job.attempt,
-        error=ProcessingError(code=code, message=message[:2000], retryable=retryable),
+        error=ProcessingError(code=code, message=str(error)[:2000], retryable=is_retryable),
     )

@@ -1,0 +1,110 @@
+"""The worker's loop: jobs in, answers out, with the network and the decoder busy at once.
+
+One thread talks AMQP and waits for the decoder; fetching the next original and storing the last
+renditions go on beside it. A job is acknowledged only when its answer is confirmed.
+"""
+
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from mediaservice.broker import Broker, Delivery, Publication
+from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
+from mediaworker.worker import Worker, describe_failure
+
+POLL_SECONDS: Final = 1.0
+FETCH_AHEAD: Final = 2
+# One being rendered, one ahead of it, one being stored.
+PREFETCH: Final = FETCH_AHEAD + 1
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetching:
+    delivery: Delivery
+    job: ProcessRequest
+    original: Future[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Storing:
+    delivery: Delivery
+    job: ProcessRequest
+    answer: Future[Result]
+
+
+class Consumer:
+    """Runs until `stopping` is set; finishes and answers what it has rendered by then."""
+
+    def __init__(self, worker: Worker, broker: Broker, stopping: threading.Event) -> None:
+        self._worker = worker
+        self._broker = broker
+        self._stopping = stopping
+        self._fetching: deque[_Fetching] = deque()
+        self._storing: deque[_Storing] = deque()
+
+    def run(self) -> None:
+        """Take, render, answer; jobs not yet rendered at the end go to another worker."""
+        log.info("worker_started")
+        with ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="store") as pool:
+            while not self._stopping.is_set():
+                self._take(pool)
+                self._render_next(pool)
+                while self._storing and (
+                    not self._fetching or self._storing[0].answer.done() or len(self._storing) > 1
+                ):
+                    self._answer(self._storing.popleft())
+            while self._storing:
+                self._answer(self._storing.popleft())
+        self._broker.close()
+        log.info("worker_stopped")
+
+    def _take(self, pool: ThreadPoolExecutor) -> None:
+        is_idle = not self._fetching
+        for delivery in self._broker.consume(
+            limit=FETCH_AHEAD - len(self._fetching), wait_seconds=POLL_SECONDS if is_idle else 0
+        ):
+            try:
+                job = decode(delivery.routing_key, delivery.body)
+                if not isinstance(job, ProcessRequest):
+                    raise MalformedMessage("a result is not a job")
+            except MalformedMessage as error:
+                self._broker.dead_letter(delivery, str(error))
+                continue
+            original = pool.submit(self._worker.fetch, job)
+            self._fetching.append(_Fetching(delivery, job, original))
+
+    def _render_next(self, pool: ThreadPoolExecutor) -> None:
+        if not self._fetching:
+            return
+        task = self._fetching.popleft()
+        answer: Future[Result]
+        try:
+            rendered = self._worker.render(task.original.result())
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+            answer = Future()
+            answer.set_result(describe_failure(task.job, error))
+        else:
+            answer = pool.submit(self._worker.store, task.job, rendered)
+        self._storing.append(_Storing(task.delivery, task.job, answer))
+
+    def _answer(self, task: _Storing) -> None:
+        """Publish an answer and acknowledge its job.
+
+        While the broker takes no messages the answer is kept in hand. A worker that has to stop
+        then leaves the job to be delivered again.
+        """
+        try:
+            result = task.answer.result()
+        except Exception as error:  # noqa: BLE001 - as above
+            result = describe_failure(task.job, error)
+        while self._broker.publish([Publication(result, task.delivery.correlation_id)]):
+            if self._stopping.is_set():
+                return
+            self._broker.rest(POLL_SECONDS)
+        self._broker.ack([task.delivery])

@@ -1,0 +1,156 @@
+"""The worker's loop on a real broker and store: every job answered once, and none lost."""
+
+import threading
+from uuid import uuid4
+
+import pika
+import pytest
+
+from devstack.process import wait_until
+from mediaservice.broker import (
+    DEAD_LETTER_QUEUE,
+    EXCHANGE,
+    PROCESS_QUEUE,
+    RESULTS_QUEUE,
+    Publication,
+    RabbitMQ,
+    create_topology,
+)
+from mediaservice.messages import MEDIA_PROCESS, FailedResult, ProcessedResult, decode
+from mediaservice.storage import Storage
+from mediaworker.consumer import PREFETCH, Consumer
+from mediaworker.sandbox import Sandbox
+from mediaworker.worker import Worker
+from tests.builders import jpeg, process_request, worker_settings
+
+
+@pytest.fixture
+def storage(seaweedfs):
+    return Storage(
+        worker_settings(
+            S3_ENDPOINT=seaweedfs.endpoint,
+            S3_ACCESS_KEY_ID=seaweedfs.access_key,
+            S3_SECRET_ACCESS_KEY=seaweedfs.secret_key,
+        )
+    )
+
+
+@pytest.fixture
+def service(rabbitmq):
+    """The service's side: publishes jobs, consumes answers."""
+    create_topology(rabbitmq.url)
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        for queue in (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE):
+            connection.channel().queue_purge(queue)
+    broker = RabbitMQ(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=50)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def run_worker(rabbitmq, storage):
+    """Run a consumer beside the test, until the test is over."""
+    stopping = threading.Event()
+
+    def run():
+        broker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait)
+        with Sandbox() as sandbox:
+            Consumer(Worker(storage, sandbox.render), broker, stopping).run()
+
+    thread = threading.Thread(target=run)
+    yield thread.start
+    stopping.set()
+    thread.join()
+
+
+def take_answers(broker, count):
+    answers = {}
+
+    def all_there():
+        for delivery in broker.consume(limit=50, wait_seconds=0.1):
+            result = decode(delivery.routing_key, delivery.body)
+            answers[result.media_id] = result
+            broker.ack([delivery])
+        return len(answers) >= count
+
+    wait_until(all_there, seconds=60, what=f"{count} answers")
+    return answers
+
+
+def make_job(seaweedfs, body, **fields):
+    media_id = uuid4()
+    key = f"uploads/{media_id}"
+    etag = seaweedfs.client().put_object(Bucket="raw", Key=key, Body=body)["ETag"]
+    return process_request(
+        media_id=media_id,
+        raw_key=key,
+        public_prefix=f"media/{media_id}/",
+        **{"raw_etag": etag, **fields},
+    )
+
+
+def test_every_job_of_a_mixed_queue_gets_its_own_answer(service, seaweedfs, run_worker):
+    good = [make_job(seaweedfs, jpeg(400 + n, 300)) for n in range(5)]
+    damaged = make_job(seaweedfs, jpeg()[:200])
+    changed = make_job(seaweedfs, jpeg(), raw_etag='"another"')
+    missing = process_request(media_id=uuid4(), raw_key="uploads/nobody")
+    jobs = [*good[:2], damaged, changed, missing, *good[2:]]
+    assert service.publish([Publication(job) for job in jobs]) == []
+
+    run_worker()
+    answers = take_answers(service, len(jobs))
+
+    for job in good:
+        assert isinstance(answers[job.media_id], ProcessedResult)
+    codes = {
+        job.media_id: answer.error.code
+        for job in (damaged, changed, missing)
+        if isinstance(answer := answers[job.media_id], FailedResult)
+    }
+    assert codes == {
+        damaged.media_id: "corrupt_image",
+        changed.media_id: "original_changed",
+        missing.media_id: "original_missing",
+    }
+    assert service.consume(limit=1, wait_seconds=0.2) == []
+
+
+def test_a_malformed_job_is_dead_lettered_and_the_next_one_done(
+    service, seaweedfs, rabbitmq, run_worker
+):
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(EXCHANGE, MEDIA_PROCESS, b"no job", mandatory=True)
+        job = make_job(seaweedfs, jpeg())
+        service.publish([Publication(job)])
+
+        run_worker()
+
+        assert isinstance(take_answers(service, 1)[job.media_id], ProcessedResult)
+        _, _, body = channel.basic_get(DEAD_LETTER_QUEUE, auto_ack=True)
+    assert body == b"no job"
+
+
+def test_a_worker_that_stops_leaves_no_job_behind(service, seaweedfs, rabbitmq, storage):
+    stopping = threading.Event()
+    jobs = [make_job(seaweedfs, jpeg(200 + n, 150)) for n in range(6)]
+    service.publish([Publication(job) for job in jobs])
+    rendered = []
+
+    def render_two(original, sandbox):
+        rendered.append(original)
+        if len(rendered) == 2:
+            stopping.set()
+        return sandbox.render(original)
+
+    broker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait)
+    with Sandbox() as sandbox:
+        worker = Worker(storage, lambda original: render_two(original, sandbox))
+        Consumer(worker, broker, stopping).run()
+
+    assert len(take_answers(service, 2)) == 2
+    # The broker has the other four again.
+    wait_until(
+        lambda: service.count_waiting(PROCESS_QUEUE) == 4, seconds=10, what="four jobs to be back"
+    )
