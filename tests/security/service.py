@@ -1,0 +1,55 @@
+"""What clients, attackers among them, do with the whole service and its store."""
+
+from typing import Any
+from uuid import UUID
+
+import requests
+from flask.testing import FlaskClient
+
+from devstack.seaweedfs import SeaweedFS
+from mediaservice.lifecycle import Lifecycle
+from tests.builders import jpeg
+from tests.security.tokens import ALICE, token
+
+
+class Service:
+    """One application, its store, and what clients do with both."""
+
+    def __init__(self, client: FlaskClient, store: SeaweedFS) -> None:
+        self.client = client
+        self.store = store
+        self.s3 = store.client()
+        self.lifecycle: Lifecycle = client.application.extensions["media"].lifecycle
+
+    def call(self, method: str, path: str = "", caller: UUID = ALICE, **arguments: Any) -> Any:
+        headers = {"Authorization": f"Bearer {token(sub=str(caller))}"}
+        headers |= arguments.pop("headers", {})
+        return self.client.open(f"/api/media{path}", method=method, headers=headers, **arguments)
+
+    def request(self, body: bytes, **fields: Any) -> dict[str, Any]:
+        declared = {"content_type": "image/jpeg", "size_bytes": len(body), **fields}
+        response = self.call("POST", "/request-upload", json=declared)
+        assert response.status_code == 201, response.get_data(as_text=True)
+        ticket: dict[str, Any] = response.get_json()
+        return ticket
+
+    def put(self, ticket: dict[str, Any], body: bytes) -> requests.Response:
+        return requests.put(ticket["upload_url"], data=body, headers=ticket["headers"], timeout=10)
+
+    def upload(self, body: bytes | None = None) -> str:
+        """Return the id of a media of Alice's that is processing."""
+        body = body or jpeg()
+        ticket = self.request(body)
+        assert self.put(ticket, body).status_code == 200
+        response = self.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+        assert response.status_code == 202
+        return str(ticket["upload_id"])
+
+    def objects(self) -> dict[tuple[str, str], str]:
+        """Return everything that is stored: the ETags by bucket and key."""
+        return {
+            (bucket, entry["Key"]): entry["ETag"]
+            for bucket in (self.store.raw_bucket, self.store.public_bucket)
+            for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+            for entry in page.get("Contents", [])
+        }

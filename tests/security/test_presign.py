@@ -1,0 +1,289 @@
+"""The upload URL in the wrong hands: whatever is changed in it, nothing else comes of it."""
+
+import base64
+import hashlib
+import http.client
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+import botocore.auth
+import pytest
+import sqlalchemy as sa
+
+from tests.builders import jpeg
+from tests.security.service import Service
+
+BODY, OTHER_BODY = jpeg(), jpeg()
+OTHER_ID = "0190a8e5-6c1f-7d3a-9b7e-1f2e3d4c5b6c"
+
+
+@dataclass(frozen=True)
+class Put:
+    """A request to the store, in the parts an attacker can change one by one."""
+
+    host: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: dict[str, str]
+    body: bytes = BODY
+    method: str = "PUT"
+    chunked: bool = False
+
+    @classmethod
+    def of(cls, ticket: dict[str, Any]) -> "Put":
+        url = urlsplit(ticket["upload_url"])
+        return cls(url.netloc, url.path, tuple(parse_qsl(url.query)), dict(ticket["headers"]))
+
+    def asking(self, **parameters: str | None) -> "Put":
+        """Change query parameters, named with `_` for `-`; None leaves one out."""
+        changes = {name.replace("_", "-"): value for name, value in parameters.items()}
+        kept = tuple((n, v) for n, v in self.query if n not in changes)
+        return replace(
+            self, query=kept + tuple((n, v) for n, v in changes.items() if v is not None)
+        )
+
+    def saying(self, **headers: str | None) -> "Put":
+        changes = {name.replace("_", "-"): value for name, value in headers.items()}
+        merged = {**self.headers, **changes}
+        return replace(self, headers={n: v for n, v in merged.items() if v is not None})
+
+    def send(self) -> int:
+        """Send it byte for byte, for libraries would tidy it up; return the status."""
+        connection = http.client.HTTPConnection(self.host, timeout=10)
+        headers = {"Host": self.host, **self.headers}
+        url = f"{self.path}?{urlencode(self.query, quote_via=quote)}"
+        if self.chunked:
+            pieces = iter([self.body])
+            connection.request(self.method, url, pieces, headers, encode_chunked=True)
+        else:
+            connection.request(self.method, url, self.body, headers)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+
+def digest(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+def earlier(put: Put) -> str:
+    date = dict(put.query)["X-Amz-Date"]
+    moved = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) - timedelta(minutes=5)
+    return moved.strftime("%Y%m%dT%H%M%SZ")
+
+
+Attack = Callable[[Put], Put]
+
+CHANGED: dict[str, Attack] = {
+    "another key": lambda p: replace(p, path=f"/raw/uploads/{OTHER_ID}"),
+    "a key below it": lambda p: replace(p, path=f"{p.path}/x"),
+    "a key with dots": lambda p: replace(p, path=f"/raw/uploads/../uploads/{OTHER_ID}"),
+    "a key with encoded dots": lambda p: replace(p, path=f"{p.path}%2f%2e%2e%2f{OTHER_ID}"),
+    "a key in capitals": lambda p: replace(p, path=p.path.replace("uploads", "UPLOADS")),
+    "a doubled slash": lambda p: replace(p, path=p.path.replace("/uploads", "//uploads")),
+    "the public bucket": lambda p: replace(p, path=p.path.replace("/raw/", "/public/")),
+    "the bucket itself": lambda p: replace(p, path="/raw"),
+    "GET": lambda p: replace(p, method="GET", body=b""),
+    "HEAD": lambda p: replace(p, method="HEAD", body=b""),
+    "DELETE": lambda p: replace(p, method="DELETE", body=b""),
+    "POST": lambda p: replace(p, method="POST"),
+    "POST that says PUT": lambda p: replace(p, method="POST").saying(X_HTTP_Method_Override="PUT"),
+    "a longer body": lambda p: replace(p, body=BODY + b"x"),
+    "a shorter body": lambda p: replace(p, body=BODY[:-1]),
+    "no body": lambda p: replace(p, body=b""),
+    "a chunked body": lambda p: replace(p, chunked=True),
+    "an AWS-chunked body": lambda p: p.saying(
+        Content_Encoding="aws-chunked", X_Amz_Content_Sha256="STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+    ),
+    "another type": lambda p: p.saying(Content_Type="text/html"),
+    "a type with a parameter": lambda p: p.saying(Content_Type="image/jpeg; charset=utf-8"),
+    "no type": lambda p: p.saying(Content_Type=None),
+    "no If-None-Match": lambda p: p.saying(If_None_Match=None),
+    "another If-None-Match": lambda p: p.saying(If_None_Match='"x"'),
+    "If-Match instead": lambda p: p.saying(If_None_Match=None, If_Match="*"),
+    "a later expiry": lambda p: p.asking(X_Amz_Expires="604800"),
+    "an endless expiry": lambda p: p.asking(X_Amz_Expires="99999999999"),
+    "a negative expiry": lambda p: p.asking(X_Amz_Expires="-1"),
+    "no expiry": lambda p: p.asking(X_Amz_Expires=None),
+    "two expiries": lambda p: replace(p, query=(*p.query, ("X-Amz-Expires", "604800"))),
+    "another date": lambda p: p.asking(X_Amz_Date=earlier(p)),
+    "fewer signed headers": lambda p: p.asking(X_Amz_SignedHeaders="host").saying(
+        If_None_Match=None
+    ),
+    "no signature": lambda p: p.asking(X_Amz_Signature=None),
+    "an empty signature": lambda p: p.asking(X_Amz_Signature=""),
+    "a wrong signature": lambda p: p.asking(X_Amz_Signature="0" * 64),
+    "another algorithm": lambda p: p.asking(X_Amz_Algorithm="AWS4-HMAC-SHA1"),
+    "another user": lambda p: p.asking(
+        X_Amz_Credential="somebody/" + dict(p.query)["X-Amz-Credential"].split("/", 1)[1]
+    ),
+    "another region": lambda p: p.asking(
+        X_Amz_Credential=dict(p.query)["X-Amz-Credential"].replace("us-east-1", "eu-west-1")
+    ),
+    "a session": lambda p: p.asking(X_Amz_Security_Token="x"),
+    "no query": lambda p: replace(p, query=()),
+    "another host": lambda p: p.saying(Host="store.example.com"),
+    "another name of the host": lambda p: p.saying(Host=p.host.replace("127.0.0.1", "localhost")),
+    "a bucket in the host": lambda p: p.saying(Host=f"public.{p.host}"),
+    "an access list in the query": lambda p: p.asking(x_amz_acl="public-read"),
+    "the sub-resource acl": lambda p: p.asking(acl=""),
+    "the sub-resource tagging": lambda p: p.asking(tagging=""),
+    "the sub-resource policy": lambda p: replace(p, path="/raw").asking(policy=""),
+    "a part of an upload": lambda p: p.asking(partNumber="1", uploadId="x"),
+    "a version": lambda p: p.asking(versionId="null"),
+    "another answer's type": lambda p: p.asking(response_content_type="text/html"),
+}
+
+
+@pytest.mark.parametrize("attack", CHANGED.values(), ids=CHANGED)
+def test_a_changed_upload_is_refused_and_stores_nothing(service: Service, attack: Attack):
+    put = Put.of(service.request(BODY))
+    before = service.objects()
+    assert attack(put).send() >= 400
+    assert service.objects() == before
+    assert put.send() == 200, "it was the change that was refused"
+
+
+UNSIGNED = {
+    "an access list": {"x-amz-acl": "public-read"},
+    "a grant": {"x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'},
+    "a redirect": {"x-amz-website-redirect-location": "https://example.com"},
+    "a tag": {"x-amz-tagging": "a=b"},
+    "user's metadata": {"x-amz-meta-a": "b"},
+    "a content encoding": {"Content-Encoding": "gzip"},
+    "a disposition": {"Content-Disposition": "inline"},
+    "another method": {"X-HTTP-Method-Override": "DELETE"},
+}
+
+
+@pytest.mark.parametrize("headers", UNSIGNED.values(), ids=UNSIGNED)
+def test_an_added_header_makes_nothing_public_and_nothing_else_stored(
+    service: Service, headers: dict[str, str]
+):
+    """AWS refuses `x-amz-` headers that are not signed; a store that takes them opens nothing."""
+    ticket = service.request(BODY)
+    put = Put.of(ticket)
+    status = put.saying(**headers).send()
+    assert status == 200 or 400 <= status < 500
+    anonymous = replace(put, method="GET", query=(), headers={}, body=b"")
+    assert anonymous.send() == 403
+    assert ("raw", f"uploads/{OTHER_ID}") not in service.objects()
+    if status == 200:
+        done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+        assert done.status_code == 202
+
+
+def test_a_copy_of_somebody_elses_original_is_refused(service: Service):
+    """A PUT becomes a copy by one header: with it anybody's original could be made one's own."""
+    victim = f"raw/uploads/{service.upload(OTHER_BODY)}"
+    ticket = service.request(BODY)
+    before = service.objects()
+    status = Put.of(ticket).saying(x_amz_copy_source=victim).send()
+    stored = service.objects().keys() - before.keys()
+    if 400 <= status < 500:
+        assert not stored
+        return
+    # A store that copies has not stored what was declared: the upload is not accepted then.
+    done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+    assert done.status_code == 422
+
+
+CHECKSUMS: dict[str, Attack] = {
+    "another body of the same length": lambda p: replace(p, body=BODY[:-1] + b"x"),
+    "another checksum": lambda p: replace(p, body=BODY[:-1] + b"x").saying(
+        **{"x-amz-checksum-sha256": digest(BODY[:-1] + b"x")}
+    ),
+    "no checksum": lambda p: p.saying(**{"x-amz-checksum-sha256": None}),
+    "a weaker checksum": lambda p: p.saying(
+        **{"x-amz-checksum-sha256": None, "x-amz-checksum-crc32": "AAAAAA=="}
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", CHECKSUMS.values(), ids=CHECKSUMS)
+def test_a_declared_checksum_admits_no_other_bytes(service: Service, attack: Attack):
+    put = Put.of(service.request(BODY, checksum_sha256=digest(BODY)))
+    before = service.objects()
+    assert 400 <= attack(put).send() < 500
+    assert service.objects() == before
+    assert put.send() == 200
+
+
+def test_a_url_stores_once(service: Service):
+    put = Put.of(service.request(BODY))
+    assert put.send() == 200
+    before = service.objects()
+    assert put.send() == 412
+    assert replace(put, body=BODY[:-1] + b"x").send() == 412
+    assert service.objects() == before
+
+
+def test_a_url_that_has_expired_stores_nothing(make_service: Callable[..., Service], monkeypatch):
+    """Signed an hour ago, for a minute."""
+    service = make_service(UPLOAD_URL_TTL_SECONDS=60)
+    now = botocore.auth.get_current_datetime
+    with monkeypatch.context() as patch:
+        patch.setattr("botocore.auth.get_current_datetime", lambda: now() - timedelta(hours=1))
+        expired = Put.of(service.request(BODY))
+    before = service.objects()
+    for attack in (expired, expired.asking(X_Amz_Expires="7200")):
+        assert attack.send() == 403
+    assert service.objects() == before
+
+
+def test_what_a_url_stores_after_the_delete_is_purged_again(service: Service):
+    """A deleted media's URL may live on: its tombstone outlives it, and looks again."""
+    ticket = service.request(BODY)
+    put = Put.of(ticket)
+    key = ("raw", put.path.removeprefix("/raw/"))
+    assert put.send() == 200
+    assert service.call("DELETE", f"/{ticket['upload_id']}").status_code == 204
+    purge(service)
+    assert key not in service.objects()
+    assert put.send() == 200
+    done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+    assert done.status_code == 404
+    make_all_due(service)
+    purge(service)
+    assert key not in service.objects()
+
+
+def purge(service: Service) -> None:
+    for row in service.lifecycle.deletion.claim(100):
+        service.lifecycle.deletion.purge(row)
+
+
+def make_all_due(service: Service) -> None:
+    with service.lifecycle.rows.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE media SET due_at = now() WHERE due_at IS NOT NULL"))
+
+
+def test_keys_come_from_ids_alone(service: Service):
+    """Nothing a client says gets into a key."""
+    ticket = service.request(BODY, owner_type="event", checksum_sha256=digest(BODY))
+    assert Put.of(ticket).path == f"/raw/uploads/{ticket['upload_id']}"
+
+
+# Who may read
+
+
+def test_originals_are_not_for_strangers_and_public_objects_only_to_read(service: Service):
+    media_id = service.upload(BODY)
+    service.s3.put_object(Bucket="public", Key=f"media/{media_id}/main.webp", Body=b"x")
+    put = Put.of(service.request(BODY))
+    anonymous = replace(put, query=(), headers={})
+    raw, public = f"/raw/uploads/{media_id}", f"/public/media/{media_id}/main.webp"
+    before = service.objects()
+    allowed = [
+        (method, path, query)
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
+        for path in (raw, public, "/raw", "/public", "/raw/", "/public/", "/", f"{raw}/../x")
+        for query in ((), (("acl", ""),), (("list-type", "2"),), (("versions", ""),))
+        if replace(anonymous, method=method, path=path, query=query, body=b"").send() < 300
+    ]
+    assert service.objects() == before
+    assert {(method, path) for method, path, _ in allowed} <= {("GET", public), ("HEAD", public)}
+    assert ("GET", public, ()) in allowed
