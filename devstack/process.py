@@ -1,5 +1,9 @@
-"""Child processes: started, waited for, stopped in order; they never outlive their parent."""
+"""Child processes: started, waited for, stopped in order; they never outlive their parent.
 
+Nothing here knows what it starts: servers have modules of their own, and `run` has the service.
+"""
+
+import contextlib
 import ctypes
 import os
 import random
@@ -8,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,10 +23,12 @@ _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 15
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+# The parent that a child dies with is the thread that started it: one that lasts to the end.
+_starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
 
 class ServiceError(Exception):
-    """A part cannot be had or did not start; the text says what to do, in one line first."""
+    """A part cannot be had or did not start; one line says what to do, then its log."""
 
 
 class Process:
@@ -71,7 +78,8 @@ class Process:
         """Start the child and, unless told otherwise, wait until it is ready."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self._child = subprocess.Popen(
+            self._child = _starter.submit(
+                subprocess.Popen,
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -82,24 +90,31 @@ class Process:
                 user=self._user,
                 group=self._group,
                 extra_groups=None if self._user is None else [],
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only one system call is made there
-            )
+                preexec_fn=_die_with_parent,
+            ).result()
         if wait:
             self.wait_until_ready()
 
     def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
-        """Return when the child is ready; raises ServiceError with its last words if it is not."""
+        """Return when the child is ready, and stop it if it does not get there.
+
+        Raises ServiceError with its last words.
+        """
         try:
             wait_until(
                 lambda: not self.is_running or self._is_ready(),
                 seconds=seconds,
                 what=f"{self.name} to be ready",
             )
+            if not self.is_running:
+                raise ServiceError(f"{self.name} did not start{self.last_words()}")
         except TimeoutError as error:
             self.stop()
-            raise ServiceError(f"{error}\n{self.last_words()}") from None
-        if not self.is_running:
-            raise ServiceError(f"{self.name} did not start\n{self.last_words()}")
+            raise ServiceError(f"{error}{self.last_words()}") from None
+        except BaseException:
+            # Ctrl-C too: nobody else knows yet that there is something to stop.
+            self.stop()
+            raise
 
     def signal(self, number: signal.Signals) -> None:
         """Send the child a signal."""
@@ -117,18 +132,19 @@ class Process:
         if self._child is None:
             return None
         self.signal(self._stop_signal)
-        try:
-            return self._child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(STOP_SECONDS)
+        # A child that crashed, or that has to be made to end, leaves its own children behind.
+        return self.kill()
 
     def kill(self) -> int | None:
         """End the child and its own children at once (SIGKILL), as a crash would."""
         if self._child is None:
             return None
-        if self.is_running:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        return self._child.wait()
+        child, self._child = self._child, None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        return child.wait()
 
     def restart(self) -> None:
         """Stop if need be, and start again with the same data and ports."""
@@ -136,11 +152,9 @@ class Process:
         self.start()
 
     def last_words(self) -> str:
-        """Return the end of the log."""
-        if not self.log_path.exists():
-            return ""
+        """Return where the log is and, on lines of their own, how it ends."""
         lines = self.log_path.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
+        return "\n".join([f"; its log: {self.log_path}", *lines[-_LOG_LINES:]])
 
     def __enter__(self) -> Self:
         self.start()

@@ -109,6 +109,8 @@ class RabbitMQ(Process):
             "RABBITMQ_LOG_BASE": str(directory / "log"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(directory / "generated"),
             "RABBITMQ_PID_FILE": str(directory / "rabbit.pid"),
+            # Else a shell stays between us and the node, which would outlive us if we were killed.
+            "RUNNING_UNDER_SYSTEMD": "true",
             # Two schedulers that do not spin, and nothing listening but on loopback.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none"
             " -kernel inet_dist_use_interface {127,0,0,1}",

@@ -30,7 +30,7 @@ class SeaweedFS(Process):
     def __init__(self, directory: Path, port: int | None = None) -> None:
         directory = directory.resolve()
         (directory / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.port = port or find_free_ports(PORT_OFFSETS)
+        self.port = port or find_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._identities = directory / "s3.json"
         self.access_key, self.secret_key = self._read_or_make_keys()
@@ -44,6 +44,17 @@ class SeaweedFS(Process):
             is_ready=self._takes_objects,
         )
 
+    def start(self, *, wait: bool = True) -> None:
+        """Start the server, over what a crash left of the last one."""
+        self._remove_sockets()
+        super().start(wait=wait)
+
+    def kill(self) -> int | None:
+        """End the server at once."""
+        code = super().kill()
+        self._remove_sockets()
+        return code
+
     def client(self) -> Any:
         """Return a boto3 client with the administrator's keys."""
         return boto3.client(
@@ -55,6 +66,7 @@ class SeaweedFS(Process):
             config=Config(
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
+                proxies={},
                 retries={"total_max_attempts": 1},
                 connect_timeout=1,
                 read_timeout=5,
@@ -85,9 +97,17 @@ class SeaweedFS(Process):
             f"-volume.port={port + 2}",
             f"-filer.port={port + 3}",
             f"-admin.port={port + 4}",
-            f"-s3.localSocket={directory / 's3.sock'}",
-            f"-filer.localSocket={directory / 'filer.sock'}",
+            # In its working directory: a full path may exceed the 107 bytes of a socket's name.
+            "-s3.localSocket=s3.sock",
+            "-filer.localSocket=filer.sock",
         ]
+
+    def _remove_sockets(self) -> None:
+        try:
+            for leftover in _sockets(self.port):
+                leftover.unlink(missing_ok=True)
+        except PermissionError as error:
+            raise ServiceError(f"SeaweedFS cannot use port {self.port}: {error}") from None
 
     def _read_or_make_keys(self) -> tuple[str, str]:
         if not self._identities.exists():
@@ -112,6 +132,22 @@ class SeaweedFS(Process):
         except (BotoCoreError, ClientError, OSError):
             return False
         return True
+
+
+def find_port() -> int:
+    """Return a first port for all of SeaweedFS's, with no crashed server's sockets by its name."""
+    while _sockets(port := find_free_ports(PORT_OFFSETS)):
+        pass
+    return port
+
+
+def _sockets(port: int) -> list[Path]:
+    """Return the Unix sockets that SeaweedFS makes beside its ports; a foreign one stops it."""
+    return [
+        found
+        for offset in PORT_OFFSETS
+        for found in Path("/tmp").glob(f"seaweedfs-*-{port + offset}.sock")  # noqa: S108
+    ]
 
 
 def _find_weed() -> str:
