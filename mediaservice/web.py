@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, abort, current_app, g, request
 from flask_smorest import Api
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
@@ -88,6 +88,8 @@ def set_up_web(app: Flask) -> None:
     app.register_error_handler(DBAPIError, _answer_database_error)
     app.register_error_handler(Exception, _answer_unexpected_error)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # Its redirect would repeat whatever host the request names.
+    app.url_map.merge_slashes = False
 
 
 def _begin() -> None:
@@ -96,6 +98,9 @@ def _begin() -> None:
     g.started_at = time.perf_counter()
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    # Werkzeug would only find out when the query is read, and take it for a fault of ours.
+    if not request.query_string.isascii():
+        abort(400, description="The query must be percent-encoded.")
 
 
 def _finish(response: Response) -> Response:
