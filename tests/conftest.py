@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice.models import Base, create_database_engine
+from tests.world import SETTINGS, World, store_environment
 
 SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
 
@@ -100,6 +101,28 @@ def environ(sqlite_url: str) -> dict[str, str]:
 @pytest.fixture
 def settings(environ: dict[str, str]) -> Settings:
     return Settings.from_environ(environ)
+
+
+@pytest.fixture
+def make_world(
+    environ: dict[str, str], database_url: str, seaweedfs: SeaweedFS
+) -> Iterator[Callable[..., World]]:
+    """Make worlds on one database and store; `database_url` is for each test module to choose."""
+    made = []
+
+    def make(**variables: str) -> World:
+        service = {**environ, **store_environment(seaweedfs), **SETTINGS}
+        made.append(World({**service, "DATABASE_URL": database_url, **variables}, seaweedfs))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()
 
 
 @pytest.fixture(autouse=True)

@@ -13,17 +13,8 @@ from mediaservice.errors import MediaError
 from mediaservice.lifecycle.processing import NOBODY
 from mediaservice.storage import StoreUnavailable
 from tests.builders import jpeg
-from tests.world import World, failed, processed, store_environment
+from tests.world import failed, processed
 
-# Short enough to tell them apart from each other, never waited for.
-SETTINGS = {
-    "UPLOAD_URL_TTL_SECONDS": "900",
-    "UPLOAD_GRACE_SECONDS": "300",
-    "PROCESSING_TIMEOUT_SECONDS": "600",
-    "RETRY_BACKOFF_SECONDS": "10",
-    "MAX_ATTEMPTS": "3",
-    "FAILED_RETENTION_DAYS": "7",
-}
 URL_LIFE = timedelta(seconds=900)
 URL_DEAD = timedelta(seconds=1200)
 
@@ -31,26 +22,6 @@ URL_DEAD = timedelta(seconds=1200)
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
 def database_url(request):
     return request.getfixturevalue(f"{request.param}_url")
-
-
-@pytest.fixture
-def make_world(environ, database_url, seaweedfs):
-    made = []
-
-    def make(**variables):
-        store = store_environment(seaweedfs)
-        database = {"DATABASE_URL": database_url}
-        made.append(World({**environ, **store, **SETTINGS, **database, **variables}, seaweedfs))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
-
-
-@pytest.fixture
-def world(make_world):
-    return make_world()
 
 
 def code_of(call, *arguments, **keywords):

@@ -35,6 +35,17 @@ TIMES = (
 )
 
 
+# Short enough to tell them apart from each other, never waited for.
+SETTINGS = {
+    "UPLOAD_URL_TTL_SECONDS": "900",
+    "UPLOAD_GRACE_SECONDS": "300",
+    "PROCESSING_TIMEOUT_SECONDS": "600",
+    "RETRY_BACKOFF_SECONDS": "10",
+    "MAX_ATTEMPTS": "3",
+    "FAILED_RETENTION_DAYS": "7",
+}
+
+
 def store_environment(seaweedfs: SeaweedFS) -> dict[str, str]:
     """Return the variables that lead to a running SeaweedFS."""
     return {
