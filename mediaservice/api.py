@@ -54,6 +54,7 @@ def _caller_required(view: View) -> View:
     example=openapi.TICKET_EXAMPLE,
     headers=openapi.headers("Cache-Control"),
 )
+@blueprint.doc(responses={201: {"links": openapi.TICKET_LINKS}})
 @_fails(
     *openapi.WITH_BODY,
     errors.OWNER_MISMATCH,

@@ -75,6 +75,25 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
 }
 
+_UPLOAD_ID = "$response.body#/upload_id"
+_MEDIA = "#/paths/~1api~1media~1{media_id}"
+TICKET_LINKS = {
+    "complete": {
+        "operationRef": "#/paths/~1api~1media~1complete/post",
+        "description": "When the bytes are PUT.",
+        "requestBody": {"upload_id": _UPLOAD_ID},
+    },
+    **{
+        name: {"operationRef": f"{_MEDIA}{operation}", "parameters": {"media_id": _UPLOAD_ID}}
+        for name, operation in (
+            ("status", "~1status/get"),
+            ("media", "/get"),
+            ("retry", "~1retry/post"),
+            ("delete", "/delete"),
+        )
+    },
+}
+
 IF_NONE_MATCH = {
     "in": "header",
     "name": "If-None-Match",

@@ -91,6 +91,7 @@ class RequestUpload(Schema):
         metadata={
             "description": "SHA-256 of the body, as 64 hex digits or base64; the store then "
             "refuses any other body.",
+            "pattern": "^([0-9A-Fa-f]{64}|[A-Za-z0-9+/]{43}=)$",
         },
     )
 

@@ -1,15 +1,36 @@
 """What clients, attackers among them, do with the whole service and its store."""
 
+import sys
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import requests
 from flask.testing import FlaskClient
 
+from devstack.process import Process, is_listening
 from devstack.seaweedfs import SeaweedFS
 from mediaservice.lifecycle import Lifecycle
 from tests.builders import jpeg
 from tests.security.tokens import ALICE, token
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Web(Process):
+    """Gunicorn as it is deployed."""
+
+    def __init__(self, environ: dict[str, str], port: int, log_path: Path) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(
+            "web",
+            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
+            log_path=log_path,
+            environ=environ,
+            cwd=PROJECT,
+            is_ready=lambda: is_listening(port),
+        )
 
 
 class Service:
