@@ -25,12 +25,14 @@ Render = Callable[[bytes], Rendered]
 log = structlog.get_logger(__name__)
 
 # What the store or this machine may do to a job: code, and whether another attempt may help.
-_FAULTS: Final[dict[type[Exception], tuple[str, bool]]] = {
+FAULTS: Final[dict[type[Exception], tuple[str, bool]]] = {
     ObjectNotFound: ("original_missing", False),
     ObjectChanged: ("original_changed", False),
     StoreUnavailable: ("store_unavailable", True),
     DecoderUnavailable: ("decoder_unavailable", True),
 }
+# For what nobody has foreseen.
+INTERNAL_ERROR: Final = ("internal_error", True)
 
 
 class Worker:
@@ -89,10 +91,10 @@ def describe_failure(job: ProcessRequest, error: Exception) -> FailedResult:
     code: str
     if isinstance(error, ImageError):
         code, is_retryable = error.code, False
-    elif type(error) in _FAULTS:
-        code, is_retryable = _FAULTS[type(error)]
+    elif type(error) in FAULTS:
+        code, is_retryable = FAULTS[type(error)]
     else:
-        code, is_retryable = "internal_error", True
+        code, is_retryable = INTERNAL_ERROR
         log.error("job_crashed", media_id=str(job.media_id), exc_info=error)
     log.warning("attempt_failed", media_id=str(job.media_id), code=code, reason=str(error))
     return FailedResult(
