@@ -10,13 +10,18 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice.broker import create_topology
 from mediaservice.models import Base, create_database_engine
+from tests.chaos.proxy import Proxy
+from tests.queues import QUEUES
 from tests.world import SETTINGS, World, store_environment
 
 SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
@@ -79,6 +84,32 @@ def sqlite_url(tmp_path: Path) -> str:
 def rabbitmq(servers_directory: Path) -> Iterator[RabbitMQ]:
     with RabbitMQ(servers_directory / "rabbitmq") as server:
         yield server
+
+
+@pytest.fixture
+def amqp(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
+    """A channel of an onlooker, over the topology with empty queues."""
+    create_topology(rabbitmq.url)
+    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url))
+    channel = connection.channel()
+    for queue in QUEUES:
+        channel.queue_purge(queue)
+    yield channel
+    connection.close()
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[Callable[[int], Proxy]]:
+    """Make proxies to ports, whose connections can be cut, stalled or refused."""
+    made = []
+
+    def make(target_port: int) -> Proxy:
+        made.append(Proxy(target_port))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
 
 
 @pytest.fixture

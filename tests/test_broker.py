@@ -33,21 +33,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
-from tests.chaos.proxy import Proxy
-
-QUEUES = (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE)
-
-
-@pytest.fixture
-def amqp(rabbitmq):
-    """A channel of an onlooker, over the topology with empty queues."""
-    create_topology(rabbitmq.url)
-    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url))
-    channel = connection.channel()
-    for queue in QUEUES:
-        channel.queue_purge(queue)
-    yield channel
-    connection.close()
+from tests.queues import QUEUES, put, take
 
 
 @pytest.fixture
@@ -69,10 +55,8 @@ def broker(make_broker, rabbitmq):
 
 
 @pytest.fixture
-def proxy(rabbitmq):
-    proxy = Proxy(rabbitmq.port)
-    yield proxy
-    proxy.close()
+def proxy(make_proxy, rabbitmq):
+    return make_proxy(rabbitmq.port)
 
 
 @pytest.fixture
@@ -87,25 +71,6 @@ def job(**fields):
 def result():
     media_id = uuid4()
     return ProcessedResult(media_id=media_id, public_key=f"media/{media_id}/main.webp")
-
-
-def put(amqp, routing_key, body, exchange=EXCHANGE):
-    amqp.basic_publish(exchange, routing_key, body, pika.BasicProperties(delivery_mode=2))
-
-
-def take(amqp, queue):
-    """Return the one message of a queue, waiting for it."""
-    found = []
-
-    def arrived():
-        method, properties, body = amqp.basic_get(queue, auto_ack=True)
-        if method is not None:
-            found.append((method, properties, body))
-        return bool(found)
-
-    wait_until(arrived, seconds=10, what=f"a message in {queue}")
-    assert amqp.basic_get(queue) == (None, None, None)
-    return found[0]
 
 
 def consume(broker, count=1, limit=100):

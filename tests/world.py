@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+import uuid_utils.compat
 
 from config.settings import Settings
 from devstack.seaweedfs import SeaweedFS
@@ -172,6 +173,34 @@ class World:
         """Write columns of a row, past every rule."""
         with self.engine.begin() as connection:
             connection.execute(sa.update(Media).where(Media.id == media_id).values(**values))
+
+    def insert(self, **values: Any) -> UUID:
+        """Insert a media that is due for its first attempt, without any object."""
+        media_id: UUID = uuid_utils.compat.uuid7()
+        row = {
+            "id": media_id,
+            "owner_id": self.owner,
+            "owner_type": "user",
+            "status": "processing",
+            "raw_key": f"uploads/{media_id}",
+            "raw_etag": '"e"',
+            "content_type": "image/jpeg",
+            "size_bytes": 1,
+            "updated_at": now_plus(0),
+            "upload_expires_at": now_plus(0),
+            "due_at": now_plus(0),
+            "attempt": 0,
+            "attempts_left": 3,
+        }
+        with self.engine.begin() as connection:
+            connection.execute(sa.insert(Media).values(**{**row, **values}))
+        return media_id
+
+    def count(self, *conditions: sa.ColumnElement[bool]) -> int:
+        """Return how many rows the conditions hold for."""
+        with self.engine.connect() as connection:
+            found = sa.select(sa.func.count()).select_from(Media).where(*conditions)
+            return int(connection.scalar(found) or 0)
 
     def age(self, media_id: UUID, seconds: float = 0, **more: float) -> None:
         """Let time pass for one media: each of its times is that much longer ago."""

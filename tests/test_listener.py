@@ -1,0 +1,315 @@
+"""The loop on real servers: answers in, due work out, and nothing in anybody's way."""
+
+import threading
+import time
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from devstack.process import wait_until
+from mediaservice.broker import (
+    DEAD_LETTER_QUEUE,
+    EXCHANGE,
+    PROCESS_QUEUE,
+    REASON_HEADER,
+    RESULTS_QUEUE,
+    InlineBroker,
+    RabbitMQ,
+)
+from mediaservice.listener import Listener
+from mediaservice.messages import (
+    MEDIA_FAILED,
+    MEDIA_PROCESS,
+    MEDIA_PROCESSED,
+    decode,
+    encode,
+)
+from mediaservice.models import Media, now_plus
+from tests.builders import process_request
+from tests.queues import count, put, take
+from tests.world import failed, processed
+
+
+@pytest.fixture
+def database_url(postgresql_url):
+    return postgresql_url
+
+
+@pytest.fixture
+def make_listener(amqp, rabbitmq):
+    made = []
+
+    def make(world, url=rabbitmq.url):
+        stopping = threading.Event()
+        broker = RabbitMQ(url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait)
+        made.append(broker)
+        return Listener(world.lifecycle, broker, stopping, poll_seconds=0.02)
+
+    yield make
+    for broker in made:
+        broker.close()
+
+
+@pytest.fixture
+def listener(make_listener, world):
+    return make_listener(world)
+
+
+def run_until(listener, condition, what):
+    def turn():
+        listener.run_once()
+        return condition()
+
+    wait_until(turn, seconds=20, what=what)
+
+
+def answer(amqp, result):
+    put(amqp, *encode(result))
+
+
+def test_a_due_job_is_published_with_its_request_id(world, listener, amqp):
+    media_id = world.pending()
+    world.uploads.complete(media_id, caller=world.owner, request_id="trace-7")
+    run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
+    method, properties, body = take(amqp, PROCESS_QUEUE)
+    job = decode(method.routing_key, body)
+    assert (job.media_id, job.attempt) == (media_id, 1)
+    assert (properties.message_id, properties.correlation_id) == (f"{media_id}:1", "trace-7")
+    for _ in range(5):
+        listener.run_once()
+    assert count(amqp, PROCESS_QUEUE) == 0
+
+
+def test_answers_are_applied_and_acknowledged(world, listener, amqp):
+    good, bad = world.claimed(), world.claimed()
+    answer(amqp, processed(good))
+    answer(amqp, failed(bad, code="corrupt_image"))
+    run_until(
+        listener,
+        lambda: (world.status(good.media_id), world.status(bad.media_id)) == ("ready", "failed"),
+        "both answers",
+    )
+    listener._broker.close()
+    assert count(amqp, RESULTS_QUEUE) == 0
+    assert count(amqp, DEAD_LETTER_QUEUE) == 0
+
+
+def test_an_answer_of_a_minimal_foreign_worker_is_enough(world, listener, amqp):
+    job = world.claimed()
+    body = f'{{"media_id": "{job.media_id}", "public_key": "{job.public_prefix}x.jpg"}}'
+    put(amqp, MEDIA_PROCESSED, body.encode())
+    run_until(listener, lambda: world.status(job.media_id) == "ready", "the answer")
+    assert world.row(job.media_id).public_key == f"{job.public_prefix}x.jpg"
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "body", "reason"),
+    [
+        (MEDIA_PROCESSED, b"garbage", "malformed"),
+        (MEDIA_FAILED, b"{}", "media_id"),
+        (MEDIA_PROCESSED, b'{"media_id": "%s", "public_key": "../x"}' % b"0" * 32, ""),
+    ],
+)
+def test_a_malformed_answer_is_set_aside_and_the_rest_is_applied(
+    world, listener, amqp, routing_key, body, reason
+):
+    job = world.claimed()
+    put(amqp, routing_key, body)
+    answer(amqp, processed(job))
+    run_until(listener, lambda: world.status(job.media_id) == "ready", "the good answer")
+    _, properties, dead = take(amqp, DEAD_LETTER_QUEUE)
+    assert dead == body
+    assert reason in properties.headers[REASON_HEADER]
+    listener._broker.close()
+    assert count(amqp, RESULTS_QUEUE) == 0
+
+
+def test_an_unknown_kind_of_message_is_set_aside(world, listener, amqp):
+    put(amqp, RESULTS_QUEUE, b"{}", exchange="")
+    run_until(listener, lambda: count(amqp, DEAD_LETTER_QUEUE), "the dead letter")
+    assert "unknown routing key" in take(amqp, DEAD_LETTER_QUEUE)[1].headers[REASON_HEADER]
+
+
+def test_a_job_among_the_answers_is_set_aside(world, listener, amqp):
+    amqp.queue_bind(RESULTS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    put(amqp, *encode(process_request()))
+    amqp.queue_unbind(RESULTS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    run_until(listener, lambda: count(amqp, DEAD_LETTER_QUEUE), "the dead letter")
+    assert "a job is not" in take(amqp, DEAD_LETTER_QUEUE)[1].headers[REASON_HEADER]
+
+
+def test_values_that_the_database_refuses_are_set_aside_and_the_rest_is_applied(
+    world, listener, amqp
+):
+    with world.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE media ADD CHECK (width <> 13)"))
+    jobs = [world.claimed() for _ in range(4)]
+    for job, width in zip(jobs, (12, 13, 14, 15), strict=True):
+        answer(amqp, processed(job, width=width))
+    good = [jobs[0], jobs[2], jobs[3]]
+    run_until(
+        listener,
+        lambda: {world.status(job.media_id) for job in good} == {"ready"},
+        "the good answers",
+    )
+    _, properties, body = take(amqp, DEAD_LETTER_QUEUE)
+    assert str(jobs[1].media_id).encode() in body
+    assert "refuses" in properties.headers[REASON_HEADER]
+    assert world.status(jobs[1].media_id) == "processing"
+
+
+def test_neither_answers_nor_due_work_wait_for_the_other(world, listener, amqp):
+    answered = [world.insert(attempt=1, due_at=now_plus(600)) for _ in range(250)]
+    for media_id in answered:
+        answer(amqp, processed(media_id))
+    due = [world.insert() for _ in range(120)]
+    doomed = world.ready()
+    world.delete(doomed)
+    wait_until(lambda: count(amqp, RESULTS_QUEUE) == 250, seconds=10, what="the answers")
+
+    def progress():
+        return (
+            world.count(Media.status == "ready", Media.deleted_at.is_(None)),
+            world.count(Media.id.in_(due), Media.attempt == 1),
+            world.is_empty(doomed),
+        )
+
+    for _ in range(2):
+        listener.run_once()
+    assert all(progress())
+    run_until(listener, lambda: progress() == (250, 120, True), "everything")
+    assert count(amqp, PROCESS_QUEUE) == 120
+
+
+def test_a_steady_stream_of_answers_does_not_hold_up_due_work(world, listener, amqp):
+    stranger, media_id = world.ready(), world.completed()
+    for _ in range(30):
+        answer(amqp, processed(stranger))
+        listener.run_once()
+        if world.row(media_id).attempt:
+            return
+    pytest.fail("the job was never published")
+
+
+def test_what_is_due_is_done(world, listener):
+    expired, exhausted, retired, deleted = (
+        world.request().media_id,
+        world.claimed().media_id,
+        world.failed(),
+        world.ready(),
+    )
+    world.age(expired, 1300)
+    world.set(exhausted, attempts_left=0)
+    world.age(exhausted, 601)
+    world.age(retired, days=8)
+    world.delete(deleted)
+    run_until(
+        listener,
+        lambda: (
+            world.status(expired) == "failed"
+            and world.status(exhausted) == "failed"
+            and world.status(retired) == "deleted"
+            and world.is_empty(deleted)
+            and world.is_empty(retired)
+        ),
+        "everything that is due",
+    )
+    assert world.row(expired).error_code == "upload_expired"
+    assert world.row(exhausted).error_code == "processing_timeout"
+
+
+def test_a_resend_is_held_while_jobs_wait_in_the_queue(world, listener, amqp):
+    job = world.claimed()
+    put(amqp, *encode(job))
+    world.age(job.media_id, 601)
+    run_until(listener, lambda: world.row(job.media_id).attempts_left == 1, "the held resend")
+    for _ in range(3):
+        listener.run_once()
+    assert count(amqp, PROCESS_QUEUE) == 1
+    take(amqp, PROCESS_QUEUE)
+    world.age(job.media_id, 601)
+    run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the resend")
+    assert decode(MEDIA_PROCESS, take(amqp, PROCESS_QUEUE)[2]).attempt == 2
+
+
+def test_two_listeners_publish_every_job_once(make_world, make_listener, amqp):
+    worlds = make_world(), make_world()
+    media_ids = {worlds[0].insert() for _ in range(60)}
+    listeners = [make_listener(world) for world in worlds]
+    threads = [threading.Thread(target=listener.run) for listener in listeners]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: count(amqp, PROCESS_QUEUE) == 60, seconds=20, what="all jobs")
+    finally:
+        for listener in listeners:
+            listener.stop()
+        for thread in threads:
+            thread.join()
+    jobs = [decode(MEDIA_PROCESS, take(amqp, PROCESS_QUEUE)[2]) for _ in range(60)]
+    assert {job.media_id for job in jobs} == media_ids
+    assert {job.attempt for job in jobs} == {1}
+
+
+def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest_to_others(
+    world, make_listener, amqp
+):
+    media_ids = [world.insert(attempt=1, due_at=now_plus(600)) for _ in range(300)]
+    for media_id in media_ids:
+        answer(amqp, processed(media_id))
+    listener = make_listener(world)
+    thread = threading.Thread(target=listener.run)
+    thread.start()
+    wait_until(
+        lambda: world.count(Media.status == "ready") > 0,
+        seconds=20,
+        what="the first answer",
+    )
+    listener.stop()
+    thread.join()
+    left = world.count(Media.status == "processing")
+    wait_until(lambda: count(amqp, RESULTS_QUEUE) == left, seconds=10, what="the rest to be back")
+
+
+def test_a_stop_is_heard_while_there_is_no_broker(world, make_listener):
+    listener = make_listener(world, "amqp://guest:guest@127.0.0.1:9/")
+    thread = threading.Thread(target=listener.run)
+    thread.start()
+    listener.stop()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_an_idle_loop_waits_instead_of_spinning(world, listener):
+    turns, started_at = 0, time.monotonic()
+    while time.monotonic() - started_at < 1:
+        listener.run_once()
+        turns += 1
+    assert turns < 200
+
+
+def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
+    stopping = threading.Event()
+
+    def work(job):
+        key = world.put_public(job.media_id)
+        return processed(job.media_id, attempt=job.attempt) if key else None
+
+    broker = InlineBroker(work, wait=stopping.wait)
+    listener = Listener(world.lifecycle, broker, stopping, poll_seconds=0.02)
+    media_ids = [world.completed() for _ in range(3)]
+    run_until(
+        listener, lambda: {world.status(m) for m in media_ids} == {"ready"}, "all to be ready"
+    )
+
+
+def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp):
+    media_id = uuid4()
+    world.put_public(media_id)
+    answer(amqp, processed(media_id))
+    answer(amqp, failed(uuid4()))
+    run_until(listener, lambda: world.status(media_id) == "deleted", "the tombstone")
+    run_until(listener, lambda: world.is_empty(media_id), "the purge")
+    listener._broker.close()
+    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
