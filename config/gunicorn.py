@@ -17,7 +17,7 @@ bind = f"{host}:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 worker_class = "sync"
 
-timeout = 30
+timeout = 60
 graceful_timeout = 10
 # Leaks, ours or a library's, end with the worker; the jitter keeps workers from ending together.
 max_requests = 50_000

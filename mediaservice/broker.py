@@ -37,6 +37,14 @@ RESULTS_QUEUE: Final = "media-service.results"
 # Deliveries of one message before it is dead-lettered. A consumer killed with a message in hand
 # costs that message one, so the limit is well above what a rough restart of a fleet does.
 DELIVERY_LIMIT: Final = 20
+_WORK_QUEUE: Final[dict[str, str | int]] = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": DELIVERY_LIMIT,
+    "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
+    # Keeps a message until the dead-letter queue has it; that needs this overflow.
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
 HEARTBEAT_SECONDS: Final = 30
 BLOCKED_TIMEOUT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
@@ -99,27 +107,24 @@ class Broker(Protocol):
         """Leave; unacknowledged messages go to another consumer."""
 
 
+# Queue by queue: its arguments and the routing keys it takes from the exchange `media`. Dead letters
+# first: a queue may only name an exchange that exists.
+TOPOLOGY: Final[dict[str, tuple[dict[str, str | int], tuple[str, ...]]]] = {
+    DEAD_LETTER_QUEUE: ({"x-queue-type": "quorum"}, ()),
+    PROCESS_QUEUE: (_WORK_QUEUE, (MEDIA_PROCESS,)),
+    RESULTS_QUEUE: (_WORK_QUEUE, (MEDIA_PROCESSED, MEDIA_FAILED)),
+}
+
+
 def declare_topology(channel: BlockingChannel) -> None:
-    """Declare exchanges, queues and bindings, dead-letter first. Safe to repeat by every side."""
+    """Declare exchanges, queues and bindings. Safe to repeat by every side."""
     channel.exchange_declare(DEAD_LETTER_EXCHANGE, "fanout", durable=True)
-    channel.queue_declare(DEAD_LETTER_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-    channel.queue_bind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
     channel.exchange_declare(EXCHANGE, "topic", durable=True)
-    for queue, routing_keys in (
-        (PROCESS_QUEUE, (MEDIA_PROCESS,)),
-        (RESULTS_QUEUE, (MEDIA_PROCESSED, MEDIA_FAILED)),
-    ):
-        channel.queue_declare(
-            queue,
-            durable=True,
-            arguments={
-                "x-queue-type": "quorum",
-                "x-delivery-limit": DELIVERY_LIMIT,
-                "x-dead-letter-exchange": DEAD_LETTER_EXCHANGE,
-            },
-        )
+    for queue, (arguments, routing_keys) in TOPOLOGY.items():
+        channel.queue_declare(queue, durable=True, arguments=arguments)
         for routing_key in routing_keys:
             channel.queue_bind(queue, EXCHANGE, routing_key)
+    channel.queue_bind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
 
 
 def create_topology(url: str) -> None:

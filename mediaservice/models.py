@@ -213,6 +213,11 @@ def create_database_engine(database_url: str) -> Engine:
             max_overflow=2,
             connect_args={
                 "connect_timeout": 5,
+                # A server that has vanished is noticed, instead of waited for.
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,
                 "options": "-c timezone=UTC -c statement_timeout=15000",
             },
         )

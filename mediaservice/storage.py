@@ -357,7 +357,8 @@ def _client(settings: BaseSettings, endpoint: str) -> Any:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             retries={"mode": "standard", "total_max_attempts": 2},
+            # Two attempts of a call, and the two calls of a completion, end before web's time-out.
             connect_timeout=3,
-            read_timeout=20,
+            read_timeout=7,
         ),
     )

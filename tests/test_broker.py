@@ -99,7 +99,12 @@ def test_queues_are_durable_quorum_queues_with_a_limit(amqp, queue):
     """RabbitMQ refuses to declare a queue again with other arguments: it says what it has."""
     arguments = {"x-queue-type": "quorum"}
     if queue != DEAD_LETTER_QUEUE:
-        arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-exchange": "media.dead"}
+        arguments |= {
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": "media.dead",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
     amqp.queue_declare(queue, durable=True, arguments=arguments)
     with pytest.raises(ChannelClosedByBroker):
         amqp.queue_declare(queue, durable=True, arguments={})
