@@ -107,8 +107,7 @@ class Broker(Protocol):
         """Leave; unacknowledged messages go to another consumer."""
 
 
-# Queue by queue: its arguments and the routing keys it takes from the exchange `media`. Dead letters
-# first: a queue may only name an exchange that exists.
+# Each queue: its arguments, and the routing keys it takes from the exchange `media`.
 TOPOLOGY: Final[dict[str, tuple[dict[str, str | int], tuple[str, ...]]]] = {
     DEAD_LETTER_QUEUE: ({"x-queue-type": "quorum"}, ()),
     PROCESS_QUEUE: (_WORK_QUEUE, (MEDIA_PROCESS,)),
@@ -117,7 +116,7 @@ TOPOLOGY: Final[dict[str, tuple[dict[str, str | int], tuple[str, ...]]]] = {
 
 
 def declare_topology(channel: BlockingChannel) -> None:
-    """Declare exchanges, queues and bindings. Safe to repeat by every side."""
+    """Declare exchanges, queues and bindings, dead-letter first. Safe to repeat by every side."""
     channel.exchange_declare(DEAD_LETTER_EXCHANGE, "fanout", durable=True)
     channel.exchange_declare(EXCHANGE, "topic", durable=True)
     for queue, (arguments, routing_keys) in TOPOLOGY.items():
