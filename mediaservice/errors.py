@@ -61,6 +61,9 @@ IDEMPOTENCY_KEY_REUSED = Failure(
 RETRY_NOT_POSSIBLE = Failure(
     "retry_not_possible", 409, False, "Only a media whose processing failed can be retried."
 )
+REPROCESSING_NOT_POSSIBLE = Failure(
+    "reprocessing_not_possible", 409, False, "Only a media that is ready can be processed again."
+)
 UPLOAD_EXPIRED = Failure(
     "upload_expired", 410, False, "The upload URL expired before the upload was completed."
 )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,6 +75,7 @@ class StoredObject:
 
     key: str
     size_bytes: int
+    last_modified: datetime  # by the store's clock
 
 
 class Storage:
@@ -224,7 +226,7 @@ class Storage:
         while True:
             page = self._call("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
             for entry in page.get("Contents", []):
-                yield StoredObject(entry["Key"], entry["Size"])
+                yield StoredObject(entry["Key"], entry["Size"], entry["LastModified"])
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -10,7 +10,7 @@ import pytest
 
 from mediaservice import errors
 from mediaservice.errors import MediaError
-from mediaservice.lifecycle.processing import NOBODY
+from mediaservice.lifecycle.rows import NOBODY
 from mediaservice.storage import StoreUnavailable
 from tests.builders import jpeg
 from tests.world import failed, processed

@@ -89,7 +89,10 @@ class World:
     def put(self, media_id: UUID, body: bytes, content_type: str = "image/jpeg") -> None:
         """Store an original, without a presigned URL."""
         self.client.put_object(
-            Bucket="raw", Key=f"uploads/{media_id}", Body=body, ContentType=content_type
+            Bucket=self.storage.raw_bucket,
+            Key=f"uploads/{media_id}",
+            Body=body,
+            ContentType=content_type,
         )
 
     def put_public(self, media_id: UUID, name: str = "main.webp") -> str:
@@ -212,12 +215,14 @@ class World:
 
     def has_original(self, media_id: UUID) -> bool:
         """Say whether there is an object under the media's raw key."""
-        return self._has("raw", f"uploads/{media_id}")
+        return self._has(self.storage.raw_bucket, f"uploads/{media_id}")
 
     def public_keys(self, media_id: UUID) -> list[str]:
         """Return the keys of the media's public objects."""
         prefix = public_prefix(media_id)
-        return [entry.key for entry in self.storage.list_objects("public", prefix)]
+        return [
+            entry.key for entry in self.storage.list_objects(self.storage.public_bucket, prefix)
+        ]
 
     def is_empty(self, media_id: UUID) -> bool:
         """Say whether neither bucket has anything of the media."""

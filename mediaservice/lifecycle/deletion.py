@@ -119,6 +119,23 @@ class Deletion:
         else:
             self._rows.execute(delete(Media).where(_lease_of(row)))
 
+    def purge_stray(self, media_id: UUID) -> None:
+        """Have the objects of a media that is unknown or deleted purged; one that lives stays."""
+        self._rows.execute(self._rows.tombstone(media_id))
+
+    def purge_original(self, media_id: UUID) -> None:
+        """Have the original of a ready media purged that was to be kept for good."""
+        self._rows.execute(
+            update(Media)
+            .where(
+                Media.id == media_id,
+                Media.status == Status.READY,
+                Media.due_at.is_(None),
+                NOT_DELETED,
+            )
+            .values(due_at=now_plus(0))
+        )
+
     def postpone(self, row: MediaRow) -> None:
         """Try a claimed media again later."""
         self._finish(row, due_at=now_plus(PURGE_RETRY_SECONDS))

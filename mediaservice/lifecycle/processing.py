@@ -7,13 +7,12 @@ for the current attempt. A ready media never regresses.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
 from mediaservice import errors
@@ -25,7 +24,6 @@ from mediaservice.lifecycle.rows import (
     Rows,
     due_media,
     log_transition,
-    raw_key,
     transition,
 )
 from mediaservice.messages import (
@@ -36,14 +34,12 @@ from mediaservice.messages import (
     Variant,
     public_prefix,
 )
-from mediaservice.models import AWAITS_WORKER, Json, Media, now_plus, recordset
-from mediaservice.states import Event, OwnerType, Status
+from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Json, Media, now_plus, recordset
+from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 
 MAIN_VARIANT = "main"
 MAX_BACKOFF_SECONDS = 3600
-NOBODY = UUID(int=0)
-"""The owner of tombstones for objects that have no row."""
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +156,7 @@ class Processing:
                     )
                 }
             for media_id in stray:
-                connection.execute(self._tombstone(media_id))
+                connection.execute(self._rows.tombstone(media_id))
             retried = run(self._retry, [self._failure_record(r) for r in failed])
             given_up = run(self._fail, [self._failure_record(r) for r in failed])
         for event, media_ids in (
@@ -190,6 +186,58 @@ class Processing:
         if found is None or found.deleted_at is not None:
             raise MediaError(errors.MEDIA_NOT_FOUND)
         raise MediaError(errors.RETRY_NOT_POSSIBLE)
+
+    def retry_failed(
+        self, limit: int, *, failed_before: datetime, error_code: str | None = None
+    ) -> int:
+        """Retry up to `limit` media whose processing failed before a time; return how many.
+
+        The time is what lets a caller repeat this until it returns 0: what fails anew meanwhile
+        is not taken again.
+        """
+        failed = (
+            select(Media.id)
+            .where(
+                text(AWAITS_HOUSEKEEPING),
+                Media.due_at.is_not(None),  # as every failed media's is: there is an index
+                Media.status == Status.FAILED,
+                Media.raw_etag.is_not(None),
+                Media.updated_at < failed_before,
+                NOT_DELETED,
+            )
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        if error_code is not None:
+            failed = failed.where(Media.error_code == error_code)
+        taken = failed.cte("failed")
+        retried = self._rows.execute(
+            transition(Event.RETRY_REQUESTED)
+            .where(Media.id.in_(select(taken.c.id)))
+            .values(attempts_left=self._settings.max_attempts, due_at=now_plus(0))
+            .returning(Media.id)
+        )
+        for row in retried:
+            log_transition(Event.RETRY_REQUESTED, row.id)
+        return len(retried)
+
+    def job_of_ready(self, media_id: UUID) -> ProcessRequest:
+        """Return the job of a ready media anew, to have lost public objects written again.
+
+        Nothing about the media changes, now or by the answer: a ready media never regresses. It
+        helps where the worker writes the same keys again, as the reference worker does. Raises
+        MEDIA_NOT_FOUND, or REPROCESSING_NOT_POSSIBLE.
+        """
+        rows = self._rows.execute(
+            select(*COLUMNS, now_plus(0).label("requested_at")).where(
+                Media.id == media_id, NOT_DELETED
+            )
+        )
+        if not rows:
+            raise MediaError(errors.MEDIA_NOT_FOUND)
+        if rows[0].status != Status.READY:
+            raise MediaError(errors.REPROCESSING_NOT_POSSIBLE)
+        return self._job(rows[0])
 
     def _job(self, row: MediaRow) -> ProcessRequest:
         return ProcessRequest(
@@ -271,34 +319,6 @@ class Processing:
             "retryable": result.error.retryable,
             "retry_seconds": min(retry_seconds, MAX_BACKOFF_SECONDS),
         }
-
-    def _tombstone(self, media_id: UUID) -> Any:
-        """Return the statement that makes a media's stray objects due for purging.
-
-        Where no row is left it is made anew, as a tombstone of nobody's: so the purge is retried
-        like any other, whatever happens to this process.
-        """
-        insert = (postgresql if self._rows.is_postgresql else sqlite).insert(Media)
-        now = now_plus(0)
-        return insert.values(
-            id=media_id,
-            owner_id=NOBODY,
-            owner_type=OwnerType.USER,
-            status=Status.FAILED,
-            error_code=errors.PROCESSING_FAILED,
-            raw_key=raw_key(media_id),
-            created_at=now,
-            updated_at=now,
-            upload_expires_at=now,
-            due_at=now,
-            deleted_at=now,
-            attempt=0,
-            attempts_left=0,
-        ).on_conflict_do_update(
-            index_elements=["id"],
-            set_={"due_at": now},
-            where=Media.deleted_at.is_not(None),
-        )
 
 
 def _ready_record(result: ProcessedResult) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 Knows tables and transitions, nothing of stores, brokers or limits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 from sqlalchemy import ColumnElement, Engine, Executable, Row, Select, TextClause, select, update
-from sqlalchemy.sql.dml import Update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import Insert, Update
 
-from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
+from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
 from mediaservice.models import Media, now_plus
-from mediaservice.states import TRANSITIONS, Event, Status
+from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +28,9 @@ COLUMNS = (
 )
 NOT_DELETED = Media.deleted_at.is_(None)
 IS_DUE = Media.due_at <= now_plus(0)
+NOBODY = UUID(int=0)
+"""The owner of tombstones for objects that have no row."""
+_SCAN_BATCH = 1000
 
 
 class Rows:
@@ -56,6 +61,23 @@ class Rows:
         """Return a media, a tombstone too, or None."""
         rows = self.execute(select(*COLUMNS).where(Media.id == media_id))
         return rows[0] if rows else None
+
+    def scan(self) -> Iterator[MediaRow]:
+        """Yield every media, tombstones too, in the order of their ids, a batch in memory."""
+        after = UUID(int=0)
+        while True:
+            rows = self.execute(
+                select(*COLUMNS).where(Media.id > after).order_by(Media.id).limit(_SCAN_BATCH)
+            )
+            yield from rows
+            if len(rows) < _SCAN_BATCH:
+                return
+            after = rows[-1].id
+
+    def now(self) -> datetime:
+        """Return the database's time."""
+        found: datetime = self.execute(select(now_plus(0).label("now")))[0].now
+        return found
 
     def owned(self, media_id: UUID, caller: UUID) -> MediaRow:
         """Return a media of the caller's. Raises MEDIA_NOT_FOUND or NOT_OWNER."""
@@ -107,6 +129,35 @@ class Rows:
             return None
         log_transition(event, media_id)
         return rows[0]
+
+    def tombstone(self, media_id: UUID) -> Insert:
+        """Return the statement that makes a deleted or unknown media's objects due for purging.
+
+        Where no row is left it is made anew, as a tombstone of nobody's: so the purge is retried
+        like any other, whatever happens to this process. A media that lives is left alone.
+        """
+        insert = (postgresql if self.is_postgresql else sqlite).insert(Media)
+        now = now_plus(0)
+        statement: Insert = insert.values(
+            id=media_id,
+            owner_id=NOBODY,
+            owner_type=OwnerType.USER,
+            status=Status.FAILED,
+            error_code=PROCESSING_FAILED,
+            raw_key=raw_key(media_id),
+            created_at=now,
+            updated_at=now,
+            upload_expires_at=now,
+            due_at=now,
+            deleted_at=now,
+            attempt=0,
+            attempts_left=0,
+        ).on_conflict_do_update(
+            index_elements=["id"],
+            set_={"due_at": now},
+            where=Media.deleted_at.is_not(None),
+        )
+        return statement
 
 
 def raw_key(media_id: UUID) -> str:
