@@ -1,0 +1,85 @@
+"""Prints the settings for people: `python -m config table` (README) or `env` (.env.example)."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from config.settings import BaseSettings, Settings, WorkerSettings
+
+SECTIONS = {
+    "Every process": BaseSettings,
+    "Web, listener and command line": Settings,
+    "Worker": WorkerSettings,
+}
+# Read by config/gunicorn.py, before there is an application.
+GUNICORN = {
+    "HOST": ("0.0.0.0", "Address that web binds to; development binds 127.0.0.1."),  # noqa: S104
+    "PORT": ("8000", "Port that web binds to."),
+    "WEB_CONCURRENCY": ("2", "Web worker processes; each serves one request at a time."),
+    "PROMETHEUS_MULTIPROC_DIR": (
+        "",
+        "Folder where web's processes keep their metrics. Default: a new temporary one.",
+    ),
+}
+
+
+def table() -> str:
+    """Return the settings as Markdown tables, one for each kind of process."""
+    lines = []
+    for title, rows in _sections():
+        lines += [f"**{title}**", "", "| variable | default | |", "|---|---|---|"]
+        for name, default, text, needed in rows:
+            shown = "required" if needed else f"`{default}`" if default else ""
+            lines.append(f"| `{name}` | {shown} | {text} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def env() -> str:
+    """Return an environment file with a sentence for each variable, the defaults commented out."""
+    blocks = []
+    for title, rows in _sections():
+        blocks.append(f"# ---- {title} ----")
+        blocks += [
+            f"# {text}\n{'' if needed else '# '}{name}={'' if needed else default}"
+            for name, default, text, needed in rows
+        ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
+    common = {field.name for field in dataclasses.fields(BaseSettings)}
+    for title, settings in SECTIONS.items():
+        yield (
+            title,
+            [
+                (
+                    field.name.upper(),
+                    _written(field.default),
+                    field.metadata["description"],
+                    field.default is dataclasses.MISSING,
+                )
+                for field in dataclasses.fields(settings)
+                if settings is BaseSettings or field.name not in common
+            ],
+        )
+    yield "gunicorn", [(name, default, text, False) for name, (default, text) in GUNICORN.items()]
+
+
+def _written(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return ""
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def main() -> None:
+    """Print what the one argument names."""
+    outputs: dict[str, Callable[[], str]] = {"table": table, "env": env}
+    if len(sys.argv) != 2 or sys.argv[1] not in outputs:
+        sys.exit("usage: python -m config table|env")
+    sys.stdout.write(outputs[sys.argv[1]]())
+
+
+if __name__ == "__main__":
+    main()
