@@ -5,6 +5,7 @@ the unit of concurrency, and WEB_CONCURRENCY how many there are.
 """
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ accesslog = None
 errorlog = "-"
 loglevel = "warning"
 
-# Workers count in files of their own, which /metrics adds up; made before they are forked.
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="media-metrics-"))
+# Workers count in files of their own, which /metrics adds up; the folder is made before they are
+# forked. One that is given must be empty at start.
+_METRICS_PREFIX = "media-metrics-"
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=_METRICS_PREFIX)
 
 
 def child_exit(_server: Any, worker: Any) -> None:
@@ -43,3 +47,10 @@ def child_exit(_server: Any, worker: Any) -> None:
     from prometheus_client import multiprocess
 
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Remove the metrics' folder, if it was made here and no successor (SIGUSR2) counts in it."""
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if folder.name.startswith(_METRICS_PREFIX) and not server.reexec_pid:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -95,14 +95,16 @@ class Process:
         if wait:
             self.wait_until_ready()
 
-    def wait_until_ready(self, seconds: float = START_SECONDS) -> None:
-        """Return when the child is ready, and stop it if it does not get there.
+    def wait_until_ready(
+        self, seconds: float = START_SECONDS, *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Return when the child is ready, or `unless` is true; stop it if it does not get there.
 
         Raises ServiceError with its last words.
         """
         try:
             wait_until(
-                lambda: not self.is_running or self._is_ready(),
+                lambda: unless() or not self.is_running or self._is_ready(),
                 seconds=seconds,
                 what=f"{self.name} to be ready",
             )
@@ -193,9 +195,14 @@ def find_free_ports(offsets: Sequence[int] = (0,)) -> int:
     """
     for _ in range(200):
         first = random.randrange(10_240, 21_000)  # noqa: S311 - a port is no secret
-        if all(_is_free(first + offset) for offset in offsets):
+        if are_free(first, offsets):
             return first
     raise ServiceError("there are no free ports on 127.0.0.1")
+
+
+def are_free(first: int, offsets: Sequence[int]) -> bool:
+    """Say whether nobody listens on any of the loopback ports first + offset."""
+    return all(_is_free(first + offset) for offset in offsets)
 
 
 def _is_free(port: int) -> bool:

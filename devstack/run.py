@@ -1,97 +1,168 @@
 """`make run`: the whole service for one person, on loopback, with nothing but Python installed.
 
 SQLite, SeaweedFS, web and listener; images are processed inside the listener. Data stays in `var/`
-of the project. Ctrl-C stops what was started, in order.
+of the project. Ctrl-C stops what was started, in order; so does a part that ends by itself.
 """
 
+import fcntl
 import os
 import signal
-import subprocess
 import sys
 import threading
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from devstack.process import Process, ServiceError, find_free_ports, is_listening
-from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS
+from devstack.process import Process, ServiceError, are_free, is_listening, wait_until
+from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS, find_port
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = PROJECT / "var"
 WATCH_SECONDS: Final = 0.5
+SETUP_SECONDS: Final = 120
+# Without SIGHUP, so that nohup means what it says; children die with us in any case.
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# Another configuration's, or gunicorn's; what remains may set limits, LOG_LEVEL and the like.
+FOREIGN_VARIABLES: Final = ("AWS_", "S3_", "GUNICORN_", "FLASK_", "PROMETHEUS_")
+
+
+class Stopped(Exception):
+    """Somebody asked for an end, by signal."""
 
 
 def main() -> None:
-    """Start the parts, wait for Ctrl-C or for a part to fail, stop them; exit 1 on a failure."""
+    """Start the parts, wait for Ctrl-C or for a part to end, stop them; exit 1 on a failure."""
+    use_own_environment()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
+        # Nothing is interrupted: a child just forked would be nobody's.
         signal.signal(number, lambda *_: stopping.set())
-    try:
-        with ExitStack() as parts:
-            processes = list(start(parts, stopping))
-            watch(processes, stopping)
-            say("stopping")
-    except ServiceError as error:
-        sys.exit(f"media-service: {error}")
+    failed = False
+    with ExitStack() as parts:
+        try:
+            watch(start(parts, stopping), stopping)
+        except Stopped:
+            say("stopping …")
+        except (ServiceError, OSError) as error:
+            print(f"media-service: {one_line(error)}", file=sys.stderr, flush=True)
+            failed = True
+    if failed:
+        sys.exit(1)
     say("stopped")
 
 
-def start(parts: ExitStack, stopping: threading.Event) -> Iterator[Process]:
+def start(parts: ExitStack, stopping: threading.Event) -> list[Process]:
     """Start store, web and listener, announcing each; they stop with `parts`."""
     port = read_port()
+    claim_data(parts)
     if is_listening(port):
         raise ServiceError(
             f"port {port} is taken: stop what uses it, or choose another: PORT={port + 1} make run"
         )
-    DATA.mkdir(mode=0o700, exist_ok=True)
-    say("starting the store …")
-    store = parts.enter_context(SeaweedFS(DATA / "store", remembered_store_port()))
+    store = SeaweedFS(DATA / "store", store_port())
+    launch(parts, store, stopping)
     environ = environment(store, port)
     say("preparing database and buckets …")
-    flask(environ, "db", "upgrade")
-    flask(environ, "media", "init")
-    web = Process(
-        "web",
-        [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-        log_path=DATA / "web.log",
-        environ=environ,
-        cwd=PROJECT,
-        is_ready=lambda: answers(f"http://127.0.0.1:{port}/readyz"),
-    )
-    listener = Process(
-        "listener",
-        [sys.executable, "worker_listener.py"],
-        log_path=DATA / "listener.log",
-        environ=environ,
-        cwd=PROJECT,
-        is_ready=lambda: True,
-    )
-    for process in (web, listener):
-        if stopping.is_set():
-            break
-        say(f"starting {process.name} …")
-        parts.enter_context(process)
-    if not stopping.is_set():
-        announce(port)
-    yield from (store, web, listener)
+    flask(environ, stopping, "db", "upgrade")
+    flask(environ, stopping, "media", "init")
+    gunicorn = ("-m", "gunicorn", "--config", "config/gunicorn.py", "app:app")
+    ready = f"http://127.0.0.1:{port}/readyz"
+    web = role("web", gunicorn, environ, is_ready=lambda: answers(ready))
+    listener = role("listener", ["worker_listener.py"], environ)
+    launch(parts, web, stopping)
+    launch(parts, listener, stopping)
+    announce(port)
+    return [store, web, listener]
 
 
-def watch(processes: list[Process], stopping: threading.Event) -> None:
-    """Return when asked to stop. Raises ServiceError when a part has ended by itself."""
+def role(
+    name: str,
+    arguments: Sequence[str],
+    environ: dict[str, str],
+    *,
+    is_ready: Callable[[], bool] = lambda: True,
+) -> Process:
+    """Return a process of the service's own, not yet started."""
+    return Process(
+        name,
+        [sys.executable, *arguments],
+        log_path=DATA / f"{name}.log",
+        environ=environ,
+        cwd=PROJECT,
+        is_ready=is_ready,
+    )
+
+
+def launch(parts: ExitStack, process: Process, stopping: threading.Event) -> None:
+    """Start a part, with a new log, and wait until it is ready. Raises Stopped."""
+    say(f"starting {process.name} …")
+    process.log_path.unlink(missing_ok=True)
+    parts.callback(process.stop)
+    process.start(wait=False)
+    process.wait_until_ready(unless=stopping.is_set)
+    if stopping.is_set():
+        raise Stopped
+
+
+def flask(environ: dict[str, str], stopping: threading.Event, *arguments: str) -> None:
+    """Run a `flask` command to its end. Raises Stopped, and ServiceError if it fails."""
+    command = role("setup", ["-m", "flask", "--app", "app", *arguments], environ)
+    command.log_path.unlink(missing_ok=True)
+    command.start(wait=False)
+    wait_until(
+        lambda: stopping.is_set() or not command.is_running,
+        seconds=SETUP_SECONDS,
+        what=f"`flask {' '.join(arguments)}`",
+    )
+    code = command.stop()
+    if stopping.is_set():
+        raise Stopped
+    if code:
+        raise ServiceError(f"`flask {' '.join(arguments)}` failed{command.last_words()}")
+
+
+def watch(processes: list[Process], stopping: threading.Event) -> NoReturn:
+    """Wait for the end. Raises Stopped, or ServiceError when a part has ended by itself."""
     while not stopping.wait(WATCH_SECONDS):
         for process in processes:
             if not process.is_running:
-                raise ServiceError(
-                    f"{process.name} has ended; its log is {process.log_path}\n"
-                    f"{process.last_words()}"
-                )
+                raise ServiceError(f"{process.name} has ended by itself{process.last_words()}")
+    raise Stopped
+
+
+def claim_data(parts: ExitStack) -> None:
+    """Keep others from running on the same data. Raises ServiceError if somebody does."""
+    DATA.mkdir(mode=0o700, exist_ok=True)
+    claim = parts.enter_context((DATA / "lock").open("w"))
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ServiceError(f"it is running already, on the data in {DATA}") from None
+
+
+def store_port() -> int:
+    """Return the store's port: the last one if it is still free, so that URLs stay valid."""
+    memory = DATA / "store-port"
+    last = memory.read_text() if memory.exists() else ""
+    if last.isdecimal() and are_free(int(last), PORT_OFFSETS):
+        return int(last)
+    port = find_port()
+    memory.write_text(str(port))
+    return port
+
+
+def use_own_environment() -> None:
+    """Drop variables that mean something else here, and reach loopback without a proxy."""
+    for name in list(os.environ):
+        if name.startswith(FOREIGN_VARIABLES):
+            del os.environ[name]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 def environment(store: SeaweedFS, port: int) -> dict[str, str]:
-    """Return the environment of web and listener; limits and the like may come from outside."""
+    """Return the environment of web and listener."""
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -113,37 +184,9 @@ def environment(store: SeaweedFS, port: int) -> dict[str, str]:
 def read_port() -> int:
     """Return PORT from the environment, 8000 unless given."""
     given = os.environ.get("PORT", "8000")
-    if not given.isdigit() or not 0 < int(given) < 65_536:
+    if not given.isdecimal() or not 0 < int(given) < 65_536:
         raise ServiceError(f"PORT={given} is not a port number")
     return int(given)
-
-
-def remembered_store_port() -> int:
-    """Return the store's port, the same at every start, so that URLs stay valid."""
-    memory = DATA / "store-port"
-    if not memory.exists():
-        memory.write_text(str(find_free_ports(PORT_OFFSETS)))
-    port = int(memory.read_text())
-    if is_listening(port):
-        raise ServiceError(
-            f"port {port} of the store is taken: is the service running already? "
-            f"If not, remove {memory} for another port"
-        )
-    return port
-
-
-def flask(environ: dict[str, str], *arguments: str) -> None:
-    """Run a `flask` command. Raises ServiceError with what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app", *arguments],
-        cwd=PROJECT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ServiceError(f"`flask {' '.join(arguments)}` failed\n{done.stdout}{done.stderr}")
 
 
 def answers(url: str) -> bool:
@@ -151,7 +194,7 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own address
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 
@@ -170,6 +213,13 @@ def announce(port: int) -> None:
 def say(text: str) -> None:
     """Print a line to the person at the terminal."""
     print(f"media-service: {text}", flush=True)
+
+
+def one_line(error: Exception) -> str:
+    """Return what happened, and the last line of the log it comes with."""
+    first, *log = str(error).splitlines()
+    said = [line.strip() for line in log if line.strip()]
+    return f"{first}; the last line: {said[-1]}" if said else first
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""`make run` for one person: it starts, keeps its data, says what is wrong, and leaves nothing.
+
+The real supervisor, on a copy of the project in a folder with a space in its name.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+
+from devstack.process import find_free_ports, wait_until
+from tests.builders import jpeg
+
+PROJECT = Path(__file__).resolve().parents[1]
+READY = "media-service: ready"
+
+pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+
+
+class Run:
+    """One `python -m devstack.run`."""
+
+    def __init__(self, project, port, **environ):
+        self.project = project
+        self.url = f"http://127.0.0.1:{port}"
+        self._out, self._err = project / f"out-{port}.txt", project / f"err-{port}.txt"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "devstack.run"],
+                cwd=project,
+                env={**os.environ, "PORT": str(port), **environ},
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def wait_for(self, text):
+        wait_until(
+            lambda: text in self._out.read_text() or self._process.poll() is not None,
+            seconds=60,
+            what=f"{text!r} in the output",
+        )
+        assert text in self._out.read_text(), self._err.read_text()
+        return self
+
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
+        return self.end()
+
+    def end(self):
+        """The exit code, and the lines on standard error."""
+        return self._process.wait(60), self._err.read_text().splitlines()
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def part(self, *words):
+        """The process id of the child whose command line has all these words."""
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        children = [child for task in tasks for child in (task / "children").read_text().split()]
+        (found,) = [
+            int(child)
+            for child in children
+            if all(word in Path(f"/proc/{child}/cmdline").read_text() for word in words)
+        ]
+        return found
+
+
+@pytest.fixture
+def project(tmp_path):
+    copy = tmp_path / "a copy"
+    for name in ("config", "devstack", "mediaservice", "mediaworker", "migrations"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("app.py", "worker_listener.py"):
+        shutil.copy(PROJECT / name, copy)
+    return copy
+
+
+@pytest.fixture
+def run(project):
+    """Start the service; afterwards nothing that it started may be left."""
+    runs = []
+
+    def start(port=None, **environ):
+        runs.append(Run(project, port or find_free_ports(), **environ))
+        return runs[-1]
+
+    yield start
+    for started in runs:
+        started.interrupt()
+    assert left_over(project) == []
+
+
+def left_over(project):
+    """The processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve().is_relative_to(project):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended, or is a kernel thread
+    return found
+
+
+def send_image(url, user):
+    """Upload an image and return its media once it is ready."""
+    body = jpeg()
+    caller = {"X-User-ID": user}
+    upload = requests.post(
+        f"{url}/api/media/request-upload",
+        json={"content_type": "image/jpeg", "size_bytes": len(body)},
+        headers=caller,
+        timeout=10,
+    ).json()
+    put = requests.put(upload["upload_url"], data=body, headers=upload["headers"], timeout=10)
+    assert put.status_code == 200
+    identity = {"upload_id": upload["upload_id"]}
+    requests.post(f"{url}/api/media/complete", json=identity, headers=caller, timeout=10)
+
+    def media():
+        return requests.get(
+            f"{url}/api/media/{upload['upload_id']}", headers=caller, timeout=10
+        ).json()
+
+    wait_until(lambda: media()["status"] == "ready", seconds=30, what="the image")
+    return media()
+
+
+def test_an_image_survives_a_restart_under_the_same_address(run):
+    user = str(uuid4())
+    first = run().wait_for(READY)
+    for page in ("/", "/api/docs"):
+        assert requests.get(first.url + page, timeout=10).status_code == 200
+    media = send_image(first.url, user)
+    assert first.interrupt() == (0, [])
+    assert left_over(first.project) == []
+
+    second = run().wait_for(READY)
+    again = requests.get(
+        f"{second.url}/api/media/{media['id']}", headers={"X-User-ID": user}, timeout=10
+    )
+    assert again.json()["url"] == media["url"]
+    assert requests.get(media["url"], timeout=10).headers["Content-Type"] == "image/webp"
+
+
+def test_the_shells_own_settings_do_not_lead_it_astray(run):
+    started = run(
+        AWS_PROFILE="somebody-elses",
+        S3_PUBLIC_ENDPOINT="http://192.0.2.1",
+        GUNICORN_CMD_ARGS="--bind 127.0.0.1:9",
+        http_proxy="http://127.0.0.1:9",
+        HTTP_PROXY="http://127.0.0.1:9",
+    ).wait_for(READY)
+    assert send_image(started.url, str(uuid4()))["width"]
+
+
+def test_a_taken_port_is_said_in_one_line_with_the_way_out(run):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, (line,) = run(port).end()
+    assert code == 1
+    assert f"port {port} is taken" in line
+    assert f"PORT={port + 1} make run" in line
+
+
+def test_a_second_start_on_the_same_data_is_refused(run):
+    first = run().wait_for("preparing")
+    # It writes to the same two files, which the first has open.
+    code, (line,) = run().end()
+    assert code == 1
+    assert "running already" in line
+    assert first.interrupt() == (0, [])
+
+
+def test_a_setting_that_is_wrong_is_named_in_one_line(run):
+    code, (line,) = run(LOG_LEVEL="LOUD").end()
+    assert code == 1
+    assert "LOG_LEVEL" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SeaweedFS", ["weed", "mini"]),
+        ("web", ["gunicorn"]),
+        ("listener", ["worker_listener.py"]),
+    ],
+)
+def test_when_a_part_crashes_the_rest_stops_and_one_line_says_so(run, name, words):
+    started = run().wait_for(READY)
+    os.kill(started.part(*words), signal.SIGKILL)
+    code, (line,) = started.end()
+    assert code == 1
+    assert f"{name} has ended" in line
+    assert left_over(started.project) == []
+
+
+@pytest.mark.parametrize("moment", ["starting SeaweedFS", "preparing", "starting web"])
+def test_ctrl_c_during_the_start_stops_everything(run, moment):
+    started = run().wait_for(moment)
+    assert started.interrupt() == (0, [])
+    assert left_over(started.project) == []
+
+
+def test_when_the_supervisor_is_killed_its_parts_die_with_it(run):
+    started = run().wait_for(READY)
+    started.kill()
+    # gunicorn's workers look for their master every 15 seconds.
+    wait_until(lambda: not left_over(started.project), seconds=60, what="the parts to end")
