@@ -127,6 +127,13 @@ class Storage:
         metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 
+    def presign_read(self, bucket: str, key: str, *, ttl_seconds: int) -> str:
+        """Return the URL of a GET; without its query it is the object's plain address."""
+        url: str = self._presigner.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=ttl_seconds
+        )
+        return url
+
     @cached_property
     def upload_origin(self) -> str:
         """The origin that upload URLs point to, e.g. `https://raw.s3.example.com`."""
@@ -230,6 +237,10 @@ class Storage:
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def keeps_versions(self, bucket: str) -> bool:
+        """Say whether the bytes of deleted objects may stay in this bucket as older versions."""
+        return bool(self._call("get_bucket_versioning", Bucket=bucket).get("Status"))
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless both buckets can be reached with our credentials."""
