@@ -1,0 +1,194 @@
+"""A real browser, a running service with its listener, and the store on another origin.
+
+What is missing fails the tests that need it, with the line that says how to get it. A failed test
+leaves a screenshot in artifacts/browser/.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from config.settings import Settings
+from devstack.process import Process, find_free_ports
+from devstack.seaweedfs import SeaweedFS
+from mediaservice.models import Base, create_database_engine
+from mediaservice.storage import Storage
+from tests.builders import environment
+
+PROJECT = Path(__file__).resolve().parents[2]
+ARTIFACTS = PROJECT / "artifacts" / "browser"
+NPM = Path(__file__).parent / "npm"
+WAIT_MS = 20_000
+
+expect.set_options(timeout=WAIT_MS)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.fail("chromium is missing: apt-get install --no-install-recommends chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def npm_packages(tmp_path_factory) -> dict[str, Path]:
+    """Each folder of npm/ with its packages installed as locked, somewhere outside the tree."""
+    if not shutil.which("npm"):
+        pytest.fail("npm is missing: apt-get install --no-install-recommends nodejs npm")
+    installed = {}
+    for source in NPM.iterdir():
+        target = tmp_path_factory.mktemp("npm") / source.name
+        shutil.copytree(source, target)
+        done = subprocess.run(
+            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            cwd=target,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.fail(f"`npm ci` in {source.name} failed; it needs a registry\n{done.stderr}")
+        installed[source.name] = target
+    return installed
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running service: web and listener as processes, SQLite, SeaweedFS on its own origin."""
+
+    url: str
+    store: SeaweedFS
+    storage: Storage
+
+    def allow_uploads(self) -> None:
+        """Let the pages of this site, and no others, PUT to the store."""
+        self.storage.create_buckets((self.url,))
+
+
+def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str) -> Site:
+    port = find_free_ports((0,))
+    url = f"http://127.0.0.1:{port}"
+    environ = environment(
+        DATABASE_URL=f"sqlite:///{directory / 'media.sqlite'}",
+        S3_ENDPOINT=store.endpoint,
+        S3_ACCESS_KEY_ID=store.access_key,
+        S3_SECRET_ACCESS_KEY=store.secret_key,
+        CDN_BASE_URL=f"{store.endpoint}/{store.public_bucket}",
+        WEB_ORIGINS=url,
+        PORT=str(port),
+        **variables,
+    )
+    settings = Settings.from_environ(environ)
+    engine = create_database_engine(settings.database_url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+
+    def web_is_ready() -> bool:
+        return _answers(f"{url}/readyz")
+
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    for name, arguments, is_ready in (
+        ("web", ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"], web_is_ready),
+        ("listener", ["worker_listener.py"], lambda: True),
+    ):
+        process = Process(
+            name,
+            [sys.executable, *arguments],
+            log_path=directory / f"{name}.log",
+            environ={**own, **environ},
+            cwd=PROJECT,
+            is_ready=is_ready,
+        )
+        parts.enter_context(process)
+    return Site(url, store, Storage(settings))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory, seaweedfs) -> Iterator[Any]:
+    """Start a site with the given settings, or return the one that is running with them."""
+    running: dict[tuple[tuple[str, str], ...], Site] = {}
+    with ExitStack() as parts:
+
+        def open_site(**variables: str) -> Site:
+            key = tuple(sorted(variables.items()))
+            if key not in running:
+                directory = tmp_path_factory.mktemp("site")
+                running[key] = _start(directory, seaweedfs, parts, **variables)
+            running[key].allow_uploads()
+            return running[key]
+
+        yield open_site
+
+
+@pytest.fixture
+def site(sites) -> Site:
+    return sites()
+
+
+@pytest.fixture
+def context_options() -> dict[str, Any]:
+    """What a module's browser profiles have beyond the usual."""
+    return {"viewport": {"width": 1100, "height": 900}}
+
+
+@pytest.fixture
+def context(browser, site, request, context_options) -> Iterator[BrowserContext]:
+    """A browser profile of its own, thus another user; no page may break its own policy."""
+    opened = browser.new_context(base_url=site.url, **context_options)
+    opened.set_default_timeout(WAIT_MS)
+    faults: list[str] = []
+    opened.on("weberror", lambda error: faults.append(str(error.error)))
+    opened.on("console", lambda message: _note_violation(message.text, faults))
+    yield opened
+    if request.node.stash.get(FAILED, False):
+        ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        for number, page in enumerate(opened.pages):
+            name = re.sub(r"\W+", "-", request.node.name)
+            page.screenshot(path=ARTIFACTS / f"{name}-{number}.png", full_page=True)
+    opened.close()
+    assert not faults
+
+
+@pytest.fixture
+def page(context) -> Page:
+    return context.new_page()
+
+
+def _note_violation(text: str, faults: list[str]) -> None:
+    if "Content Security Policy" in text or "Trusted" in text:
+        faults.append(text)
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    if report.when == "call" and report.failed:
+        item.stash[FAILED] = True
+    return report

@@ -1,0 +1,285 @@
+"""media-upload.js as a web app uses it: each fault it has to get over, each error it reports.
+
+In Chromium, on a page of the service, against the real store; faults are put between the two.
+"""
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.builders import jpeg
+
+PUTS = re.compile(r"/raw/uploads/.*X-Amz-Signature")
+STORE_ANSWERS = {"Access-Control-Allow-Origin": "*"}
+
+RUN = """async ([bytes, name, type, code]) => {
+  const media = await import("/static/media-upload.js");
+  const file = new File([new Uint8Array(bytes)], name, { type });
+  const seen = { statuses: [], fractions: [], waits: [] };
+  const controller = new AbortController();
+  const options = {
+    headers: { "X-User-ID": crypto.randomUUID() },
+    signal: controller.signal,
+    onStatus: (status) => seen.statuses.push(status),
+    onProgress: ({ fraction }) => seen.fractions.push(fraction),
+    wait: async (seconds, signal) => {
+      seen.waits.push(seconds);
+      signal?.throwIfAborted();
+    },
+  };
+  const run = new Function(
+    "media", "file", "options", "controller", "seen", `return (async () => { ${code} })()`,
+  );
+  try {
+    return { ...seen, result: await run(media, file, options, controller, seen) };
+  } catch (error) {
+    const { name, code, message, retryable, status, details, requestId } = error;
+    return { ...seen, error: { name, code, message, retryable, status, details, requestId } };
+  }
+}"""
+
+
+@pytest.fixture
+def context_options():
+    """Without the page's policy: the tests write their own code into it."""
+    return {"bypass_csp": True}
+
+
+@pytest.fixture
+def run(page):
+    page.goto("/")
+
+    def run(code: str, body: bytes | None = None, name="one.jpg", content_type="image/jpeg") -> Any:
+        picture = jpeg(800, 500) if body is None else body
+        return page.evaluate(RUN, [list(picture), name, content_type, code])
+
+    return run
+
+
+def answer_first(page, url: Any, **answer: Any) -> list[Route]:
+    """Answer the first request to `url` in the place of the one who should."""
+    answered: list[Route] = []
+
+    def handle(route: Route) -> None:
+        if answered or route.request.method == "OPTIONS":
+            route.fallback()
+        else:
+            answered.append(route)
+            route.fulfill(**answer)
+
+    page.route(url, handle)
+    return answered
+
+
+UPLOAD = "return media.upload(file, options);"
+
+
+def test_an_upload_tells_its_stages_and_ends_with_the_media(run):
+    outcome = run(UPLOAD, jpeg(2400, 1800))
+    media = outcome["result"]
+    assert media["status"] == "ready"
+    assert media["url"] == media["variants"][0]["url"]
+    assert outcome["statuses"] == [
+        *("hashing", "requesting", "uploading", "completing", "processing", "ready")
+    ]
+    assert outcome["fractions"] == sorted(outcome["fractions"])
+    assert outcome["fractions"][-1] == 1
+    assert set(outcome["waits"]) <= {1}, "the pauses that Retry-After asked for"
+
+
+def test_a_put_whose_answer_was_lost_is_not_made_twice(run, page):
+    statuses = []
+
+    def lose_the_first_answer(route: Route) -> None:
+        if not statuses:
+            statuses.append(route.fetch().status)
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route(PUTS, lose_the_first_answer)
+    page.on("response", lambda r: statuses.append(r.status) if r.request.method == "PUT" else None)
+    outcome = run(UPLOAD)
+    assert outcome["result"]["status"] == "ready"
+    assert statuses == [200, 412]
+
+
+def test_a_put_that_never_gets_an_answer_is_completed_if_it_arrived(run, page):
+    def lose_every_answer(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    page.route(PUTS, lose_every_answer)
+    assert run(UPLOAD)["result"]["status"] == "ready"
+
+
+def test_a_store_out_of_reach_is_tried_five_times_with_growing_pauses(run, page):
+    page.route(PUTS, lambda route: route.abort("connectionrefused"))
+    outcome = run(UPLOAD)
+    assert outcome["error"]["code"] == "store_unreachable"
+    assert outcome["error"]["retryable"] is True
+    for pause, longest in zip(outcome["waits"], [0.5, 1, 2, 4], strict=True):
+        assert longest / 2 <= pause <= longest
+
+
+def test_a_busy_store_is_asked_again(run, page):
+    answered = answer_first(page, PUTS, status=503, headers=STORE_ANSWERS)
+    assert run(UPLOAD)["result"]["status"] == "ready"
+    assert answered
+
+
+def test_a_page_of_another_origin_may_not_upload(run, site):
+    site.storage.create_buckets(("https://elsewhere.example.com",))
+    assert run(UPLOAD)["error"]["code"] == "store_unreachable"
+
+
+def test_the_service_is_asked_again_when_it_says_so(run, page):
+    answer_first(
+        page,
+        "**/request-upload",
+        status=503,
+        headers={"Retry-After": "7", "Content-Type": "application/json"},
+        body='{"error": "database_unavailable", "message": "Later.", "request_id": "1"}',
+    )
+    outcome = run(UPLOAD)
+    assert outcome["result"]["status"] == "ready"
+    assert outcome["waits"][0] == 7
+
+
+def test_an_object_that_the_store_does_not_show_yet_is_waited_for(run, page):
+    answer_first(
+        page, "**/complete", status=409, json={"error": "upload_not_found", "message": "Not yet."}
+    )
+    assert run(UPLOAD)["result"]["status"] == "ready"
+
+
+def test_a_repeated_request_makes_no_second_upload(run, page):
+    tickets = []
+
+    def lose_the_first_answer(route: Route) -> None:
+        response = route.fetch()
+        tickets.append(response.json()["upload_id"])
+        if len(tickets) == 1:
+            route.abort("connectionreset")
+        else:
+            route.fulfill(response=response)
+
+    page.route("**/request-upload", lose_the_first_answer)
+    outcome = run(UPLOAD)
+    assert len(tickets) == 2
+    assert {outcome["result"]["id"]} == set(tickets)
+
+
+def test_an_expired_url_is_renewed_for_the_same_upload(run, page):
+    tickets = []
+
+    def let_the_first_expire(route: Route) -> None:
+        response = route.fetch()
+        ticket = response.json()
+        tickets.append(ticket["upload_id"])
+        if len(tickets) == 1:
+            ticket["expires_at"] = "2020-01-01T00:00:00+00:00"
+        route.fulfill(response=response, json=ticket)
+
+    page.route("**/request-upload", let_the_first_expire)
+    answer_first(page, PUTS, status=403, headers=STORE_ANSWERS)
+    outcome = run(UPLOAD)
+    assert outcome["result"]["id"] == tickets[0] == tickets[1]
+
+
+def test_the_store_takes_no_other_bytes_than_were_declared(run):
+    outcome = run(
+        """const ticket = await media.requestUpload(file, options);
+        return media.putObject(ticket, new File([file, "more"], "other.jpg"), options);"""
+    )
+    assert outcome["error"]["code"] == "upload_refused"
+    assert outcome["error"]["retryable"] is False
+    assert outcome["waits"] == []
+
+
+def test_a_refusal_comes_with_code_facts_and_request_id(run):
+    outcome = run(UPLOAD, b"no image", "film.mp4", "video/mp4")
+    error = outcome["error"]
+    assert (error["name"], error["code"], error["status"]) == (
+        *("UploadError", "content_type_not_allowed", 415),
+    )
+    assert error["retryable"] is False
+    assert "image/jpeg" in error["details"]["allowed_content_types"]
+    assert error["message"]
+    assert error["requestId"]
+
+
+def test_a_failed_processing_rejects_with_the_workers_reason(run):
+    outcome = run(UPLOAD, jpeg(800, 600)[:400] + bytes(4000))
+    assert outcome["error"]["code"] == "corrupt_image"
+    assert outcome["statuses"][-1] == "processing"
+
+
+@pytest.mark.parametrize("stage", ["hashing", "requesting", "uploading", "completing"])
+def test_an_abort_ends_the_upload_at_every_stage(run, stage):
+    outcome = run(
+        f"""options.onStatus = (status) => {{
+          seen.statuses.push(status);
+          if (status === "{stage}") controller.abort();
+        }};
+        return media.upload(file, options);"""
+    )
+    assert outcome["error"]["name"] == "AbortError"
+    assert outcome["statuses"][-1] == stage
+
+
+def test_an_abort_ends_a_put_that_is_under_way(run, page):
+    page.route(PUTS, lambda _route: None)
+    outcome = run(
+        """const ticket = await media.requestUpload(file, options);
+        const put = media.putObject(ticket, file, options);
+        controller.abort();
+        return put;"""
+    )
+    assert outcome["error"]["name"] == "AbortError"
+
+
+def test_the_caller_may_be_told_by_a_function(run):
+    outcome = run(
+        """const user = options.headers;
+        options.headers = async () => user;
+        const media_ = await media.upload(file, options);
+        const page = await media.listMedia({ ...options, query: { status: "ready" } });
+        await media.deleteMedia(media_.id, options);
+        return [media_.id, page.items.map(({ id }) => id), await media.listMedia(options)];"""
+    )
+    media_id, listed, left = outcome["result"]
+    assert listed == [media_id]
+    assert left["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "given", "expected"),
+    [
+        (jpeg(), "misnamed.png", "image/png", "image/jpeg"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(9), "picture", "", "image/png"),
+        (b"GIF89a" + bytes(9), "picture", "", "image/gif"),
+        (b"RIFF\x10\0\0\0WEBPVP8 " + bytes(9), "picture", "", "image/webp"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "IMG_1.HEIC", "", "image/heic"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "IMG_1.HEIC", "", "image/heic"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1miaf", "IMG_1.heif", "", "image/heif"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "picture", "", "image/avif"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "film.mp4", "video/mp4", "video/mp4"),
+        (b"text", "IMG_1.HEIC", "", "image/heic"),
+        (b"text", "text.txt", "text/plain", "text/plain"),
+        (b"", "nothing", "", "application/octet-stream"),
+    ],
+)
+def test_the_type_is_what_the_bytes_say(run, body, name, given, expected):
+    outcome = run("return media.guessContentType(file);", body, name, given)
+    assert outcome["result"] == expected
+
+
+def test_it_imports_nothing_and_needs_no_page(run, site, page):
+    source = page.request.get("/static/media-upload.js")
+    expect(source).to_be_ok()
+    assert source.headers["content-type"].startswith("text/javascript")
+    code = re.sub(r"/\*.*?\*/", "", source.text(), flags=re.DOTALL)
+    assert not re.search(r"\b(import|document|window|localStorage)\b", code)

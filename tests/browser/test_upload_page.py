@@ -1,0 +1,272 @@
+"""The upload page, as a person has it: in Chromium, with the store on another origin."""
+
+import json
+import re
+import secrets
+import time
+
+import jwt
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.builders import jpeg
+
+PUTS = re.compile(r"/raw/uploads/.*X-Amz-Signature")
+
+
+def picture(name: str, width: int = 1400, height: int = 900) -> dict[str, object]:
+    return {"name": name, "mimeType": "image/jpeg", "buffer": jpeg(width, height)}
+
+
+def choose(page: Page, *files: dict[str, object]) -> None:
+    page.get_by_label("Choose images").set_input_files(files)
+
+
+def card(page: Page, name: str):
+    return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name))
+
+
+def hold(page: Page, url: re.Pattern[str]) -> list[Route]:
+    """Keep requests from going out until they are told to."""
+    held: list[Route] = []
+
+    def keep(route: Route) -> None:
+        held.append(route)
+
+    page.route(url, keep)
+    return held
+
+
+def test_several_images_become_ready_with_their_variants(page):
+    page.goto("/")
+    expect(page.get_by_text("Your images will appear here")).to_be_visible()
+    choose(page, picture("one.jpg"), picture("two.jpg", 300, 200))
+    one, two = card(page, "one.jpg"), card(page, "two.jpg")
+    expect(one.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(two.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(one.get_by_role("link")).to_have_text(["main", "w1280", "w640", "w320"])
+    expect(two.get_by_role("link")).to_have_text(["main"])
+    expect(one.get_by_role("row").nth(1)).to_contain_text("1400 \N{MULTIPLICATION SIGN} 900")
+    expect(one.get_by_text(re.compile(r"JPEG of .* → WebP of"))).to_be_visible()
+    for link in one.get_by_role("link").all():
+        variant = page.request.get(link.get_attribute("href"))
+        assert variant.ok
+        assert variant.headers["content-type"] == "image/webp"
+    expect(page.get_by_text("Your images will appear here")).to_be_hidden()
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"(one|two)\.jpg is ready\."))
+
+
+def test_the_bytes_go_to_the_store_with_their_checksum_and_not_through_the_service(page, site):
+    page.goto("/")
+    with page.expect_response(PUTS) as put:
+        choose(page, picture("one.jpg"))
+    request = put.value.request
+    assert (request.method, put.value.status) == ("PUT", 200)
+    assert request.url.startswith(site.store.endpoint)
+    assert not site.store.endpoint.startswith(site.url)
+    sent = request.all_headers()
+    assert sent["origin"] == site.url
+    assert len(sent["x-amz-checksum-sha256"]) == 44
+    assert sent["if-none-match"] == "*"
+
+
+def test_the_placeholder_is_there_before_the_picture_and_gone_after_it(page):
+    held = hold(page, re.compile(r"/public/media/"))
+    page.goto("/")
+    with page.expect_request(re.compile(r"/public/media/")):
+        choose(page, picture("one.jpg"))
+    placeholder = card(page, "one.jpg").locator("canvas")
+    expect(placeholder).to_be_visible()
+    painted = placeholder.evaluate(
+        "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v > 0)"
+    )
+    assert painted
+    expect(card(page, "one.jpg").get_by_role("img")).to_have_js_property("naturalWidth", 0)
+    held.pop().continue_()
+    expect(card(page, "one.jpg").get_by_role("img")).to_have_js_property("naturalWidth", 640)
+    expect(placeholder).to_be_hidden()
+
+
+def test_files_can_be_dropped_anywhere_on_the_page(page):
+    page.goto("/")
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "dropped.jpg"));
+          return transfer;
+        }""",
+        list(jpeg(400, 300)),
+    )
+    page.dispatch_event("body", "dragover", {"dataTransfer": transfer})
+    expect(page.locator("#drop")).to_have_class(re.compile("over"))
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    expect(card(page, "dropped.jpg").get_by_text("Ready", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what", "todo"),
+    [
+        ("notes.png", b"no image at all" * 40, "not the kind of image", "save it as JPEG or PNG"),
+        ("cut.jpg", jpeg(800, 600)[:400] + bytes(4000), "damaged", "save it as JPEG or PNG"),
+        ("text.txt", b"no image at all" * 40, "not accepted", "Choose a JPEG, PNG"),
+    ],
+)
+def test_what_is_no_image_is_told_in_plain_words(page, name, content, what, todo):
+    page.goto("/")
+    choose(page, {"name": name, "mimeType": "", "buffer": content})
+    failed = card(page, name)
+    expect(failed.get_by_text("Failed", exact=True)).to_be_visible()
+    expect(failed.get_by_text(what)).to_be_visible()
+    expect(failed.get_by_text(todo)).to_be_visible()
+    expect(failed.get_by_role("button", name="Try again")).to_be_hidden()
+    expect(page.get_by_role("status")).to_contain_text(f"{name} failed.")
+    failed.get_by_role("button", name="Delete").click()
+    expect(failed).to_be_hidden()
+
+
+def test_a_file_over_the_limit_is_not_even_read(page, sites):
+    site = sites(MAX_UPLOAD_BYTES="250000")
+    asked = []
+    page.on("request", lambda request: asked.append(request.method))
+    page.goto(site.url)
+    expect(page.get_by_text("up to 0.2 MB each")).to_be_visible()
+    choose(page, {"name": "huge.jpg", "mimeType": "image/jpeg", "buffer": bytes(300_000)})
+    expect(card(page, "huge.jpg").get_by_text("has 300 kB; the most is 0.2 MB")).to_be_visible()
+    assert "POST" not in asked
+
+
+def test_an_upload_goes_on_by_itself_after_a_lost_connection(page):
+    failures = []
+
+    def cut_the_first(route):
+        if route.request.method == "PUT" and not failures:
+            failures.append(route)
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route(PUTS, cut_the_first)
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    expect(card(page, "one.jpg").get_by_text("Ready", exact=True)).to_be_visible()
+    assert failures
+
+
+def test_a_running_upload_can_be_cancelled_and_leaves_nothing(page, site):
+    hold(page, PUTS)
+    page.goto("/")
+    with page.expect_response("**/request-upload") as requested:
+        choose(page, picture("one.jpg"))
+    upload_id = requested.value.json()["upload_id"]
+    running = card(page, "one.jpg")
+    expect(running.get_by_role("progressbar", name="Upload of one.jpg")).to_be_visible()
+    with page.expect_response(
+        lambda response: response.request.method == "DELETE" and upload_id in response.url
+    ) as deleted:
+        running.get_by_role("button", name="Cancel").click()
+    assert deleted.value.status == 204
+    expect(running).to_be_hidden()
+    expect(page.get_by_text("Your images will appear here")).to_be_visible()
+
+
+def test_a_ready_image_is_deleted_after_a_question(page, site):
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    ready = card(page, "one.jpg")
+    expect(ready.get_by_text("Ready", exact=True)).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    ready.get_by_role("button", name="Delete").click()
+    expect(ready).to_be_visible()
+    page.once("dialog", lambda dialog: dialog.accept())
+    with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
+        ready.get_by_role("button", name="Delete").click()
+    assert deleted.value.status == 204
+    expect(ready).to_be_hidden()
+    page.reload()
+    expect(page.get_by_text("Your images will appear here")).to_be_visible()
+
+
+def test_a_reload_shows_what_was_uploaded_and_another_user_does_not(page):
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    user = page.get_by_label("User id").input_value()
+    page.reload()
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    assert page.get_by_label("User id").input_value() == user
+    page.get_by_role("button", name="New user").click()
+    expect(page.get_by_role("listitem")).to_have_count(0)
+
+
+def test_the_whole_way_goes_by_keyboard(page):
+    page.goto("/")
+    files = page.get_by_label("Choose images")
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if files.evaluate("(input) => input === document.activeElement"):
+            break
+    expect(files).to_be_focused()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files([picture("one.jpg")])
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    delete = page.get_by_role("button", name="Delete: one.jpg")
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        if delete.evaluate("(button) => button === document.activeElement"):
+            break
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("listitem")).to_have_count(0)
+    expect(files).to_be_focused()
+
+
+def test_with_tokens_the_page_asks_for_one_and_keeps_it_nowhere(page, sites):
+    secret = secrets.token_hex(32)
+    site = sites(AUTH_MODE="jwt", JWT_SECRET=secret, UPLOAD_PAGE="on")
+    claims = {"sub": "7d8ee0b5-6a4c-4a4b-9d36-0f0c2bd0e3a1", "exp": int(time.time()) + 600}
+    page.goto(site.url)
+    choose(page, picture("one.jpg"))
+    failed = card(page, "one.jpg")
+    expect(failed.get_by_text("does not know who you are")).to_be_visible()
+    page.get_by_label("Your access token").fill(jwt.encode(claims, secret))
+    failed.get_by_role("button", name="Try again").click()
+    expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
+    assert (
+        json.loads(page.evaluate("() => JSON.stringify({...localStorage, ...sessionStorage})"))
+        == {}
+    )
+    page.reload()
+    expect(page.get_by_label("Your access token")).to_have_value("")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_sticks_out_at_phone_width(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto("/")
+    choose(
+        page,
+        picture("a-very-long-name-without-any-place-to-break-it-in-two-or-more-lines.jpg"),
+        {"name": "notes.png", "mimeType": "", "buffer": b"no image" * 99},
+    )
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(page.get_by_text("Failed", exact=True)).to_be_visible()
+    assert page.evaluate("() => document.scrollingElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(browser, site, npm_packages, colours):
+    axe = (npm_packages["uppy-6"] / "node_modules/axe-core/axe.min.js").read_text()
+    with browser.new_context(
+        base_url=site.url, color_scheme=colours, reduced_motion="reduce", bypass_csp=True
+    ) as context:
+        page = context.new_page()
+        page.goto("/")
+        choose(
+            page, picture("one.jpg"), {"name": "no.png", "mimeType": "", "buffer": b"no image" * 99}
+        )
+        expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+        expect(page.get_by_text("Failed", exact=True)).to_be_visible()
+        page.evaluate(axe)
+        found = page.evaluate("async () => (await axe.run()).violations")
+        assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
