@@ -230,19 +230,19 @@ MEDIA_EXAMPLES = {
 PAGE_EXAMPLE = {"items": [_READY_MEDIA], "next_cursor": _MEDIA_ID}
 
 
-def headers(*names: str) -> dict[str, Any]:
+def headers(*names: str) -> dict[str, str]:
     """Return the description of an answer's headers; every answer has X-Request-ID."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
+    return {name: name for name in ("X-Request-ID", *names)}
 
 
 def describe(spec: APISpec) -> None:
-    """Add the parts that operations refer to."""
+    """Add the parts that operations refer to; those that none does are left out."""
     for name, header in _HEADERS.items():
-        spec.components.header(name, header)
+        spec.components.header(name, header, lazy=True)
     ours = [value for value in vars(errors).values() if isinstance(value, Failure)]
     for failure in (*ours, *WITH_BODY):
         spec.components.example(
-            failure.code, {"summary": failure.message, "value": _error_body(failure)}
+            failure.code, {"summary": failure.message, "value": _error_body(failure)}, lazy=True
         )
 
 
@@ -258,10 +258,7 @@ def fails(blueprint: Blueprint, *failures: Failure) -> Callable[[View], View]:
                 status,
                 schema=schemas.Error,
                 description=_codes(alternatives),
-                examples={
-                    failure.code: {"$ref": f"#/components/examples/{failure.code}"}
-                    for failure in alternatives
-                },
+                examples={failure.code: failure.code for failure in alternatives},
                 headers=headers(*_error_headers(status)),
             )(view)
         return view
