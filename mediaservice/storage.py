@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from config.settings import BaseSettings
 from mediaservice import metrics
 from mediaservice.errors import STORE_UNAVAILABLE, MediaError
+from mediaservice.signing import PutSigner
 
 # Re-encoded images never change under their key: a new picture is a new media.
 PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
@@ -89,11 +90,17 @@ class Storage:
     def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
-        self._client = _client(settings, settings.s3_endpoint)
-        self._presigner = (
-            _client(settings, presign_endpoint)
-            if presign_endpoint and presign_endpoint != settings.s3_endpoint
-            else self._client
+        session = boto3.Session(
+            aws_access_key_id=settings.s3_access_key_id,
+            aws_secret_access_key=settings.s3_secret_access_key,
+        )
+        self._client = _client(session, settings)
+        self._signer = PutSigner(
+            session.get_credentials().get_frozen_credentials,
+            endpoint=presign_endpoint or settings.s3_endpoint,
+            region=settings.s3_region,
+            bucket=self.raw_bucket,
+            addressing_style=settings.s3_addressing_style,
         )
 
     def presign_upload(
@@ -111,19 +118,15 @@ class Storage:
         among the returned headers.
         """
         headers = {"Content-Type": content_type, "If-None-Match": "*"}
-        params: dict[str, Any] = {
-            "Bucket": self.raw_bucket,
-            "Key": key,
-            "ContentType": content_type,
-            "ContentLength": size_bytes,
-            "IfNoneMatch": "*",
+        signed = {
+            "content-length": str(size_bytes),
+            "content-type": content_type,
+            "if-none-match": "*",
         }
         if checksum_sha256 is not None:
             headers["x-amz-checksum-sha256"] = checksum_sha256
-            params["ChecksumSHA256"] = checksum_sha256
-        url = self._presigner.generate_presigned_url(
-            "put_object", Params=params, ExpiresIn=ttl_seconds
-        )
+            signed["x-amz-checksum-sha256"] = checksum_sha256
+        url = self._signer.presign(key, signed, ttl_seconds=ttl_seconds)
         metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 
@@ -355,15 +358,12 @@ def _full_size(response: dict[str, Any]) -> int:
     return int(total) if total.isdigit() else int(response["ContentLength"])
 
 
-def _client(settings: BaseSettings, endpoint: str) -> Any:
-    return boto3.client(
+def _client(session: boto3.Session, settings: BaseSettings) -> Any:
+    return session.client(
         "s3",
-        endpoint_url=endpoint,
+        endpoint_url=settings.s3_endpoint,
         region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=settings.s3_secret_access_key,
         config=Config(
-            # boto3 presigns S3 with SigV2 by default, which signs neither length nor conditions.
             signature_version="s3v4",
             s3={"addressing_style": settings.s3_addressing_style},
             # Many S3-compatible stores do not know the checksums botocore adds since 1.36.

@@ -11,7 +11,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Lower layers first; a module imports from its own layer's row or those before it.
 LAYERS = (
     {"config", "config.settings"},
-    {"mediaservice.states", "mediaservice.messages", "mediaservice.errors"},
+    {
+        "mediaservice.states",
+        "mediaservice.messages",
+        "mediaservice.errors",
+        "mediaservice.signing",
+    },
     {"mediaservice.metrics"},
     {"mediaservice.models"},
     {"mediaservice.storage", "mediaservice.broker"},

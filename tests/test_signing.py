@@ -1,0 +1,143 @@
+"""Our signer against botocore's: the same URL, to the byte."""
+
+from datetime import UTC, datetime
+
+import boto3
+import pytest
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mediaservice.signing import PutSigner
+
+keys = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=80).filter(
+    lambda key: not key.startswith("/")
+)
+header_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+headers = st.dictionaries(
+    st.sampled_from(
+        ["content-type", "content-length", "if-none-match", "x-amz-checksum-sha256", "x-amz-meta-a"]
+    ),
+    header_values,
+)
+hosts = st.from_regex(r"\A[a-z][a-z0-9-]{0,20}(\.[a-z]{2,8}){0,2}\Z")
+endpoints = st.builds(
+    "{}://{}{}{}".format,
+    st.sampled_from(["http", "https"]),
+    hosts,
+    st.sampled_from(["", ":80", ":443", ":8333"]),
+    st.sampled_from(["", "/s3", "/a/b"]),
+)
+secrets = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=50)
+times = st.integers(1_500_000_000, 4_000_000_000).map(lambda s: datetime.fromtimestamp(s, UTC))
+
+
+def sign_with_botocore(credentials, url, headers, region, ttl_seconds, at, monkeypatch):
+    request = AWSRequest("PUT", url, headers=headers)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda **_: at.replace(tzinfo=None))
+    S3SigV4QueryAuth(credentials, "s3", region, ttl_seconds).add_auth(request)
+    return request.url
+
+
+@given(
+    key=keys,
+    headers=headers,
+    endpoint=endpoints,
+    style=st.sampled_from(["path", "virtual"]),
+    region=st.sampled_from(["us-east-1", "eu-west-1", "auto"]),
+    access_key=secrets,
+    secret_key=secrets,
+    token=st.none() | secrets,
+    ttl_seconds=st.integers(1, 604_800),
+    at=times,
+)
+@example(
+    key="uploads/ü/a b+c~d%20.jpg",
+    headers={"content-type": "image/jpeg", "content-length": "1", "if-none-match": "*"},
+    endpoint="https://s3.example.com",
+    style="virtual",
+    region="eu-west-1",
+    access_key="AKIA",
+    secret_key="s/+=",
+    token="a/b+c==",
+    ttl_seconds=900,
+    at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+def test_a_url_equals_botocores_to_the_byte(
+    key, headers, endpoint, style, region, access_key, secret_key, token, ttl_seconds, at
+):
+    credentials = Credentials(access_key, secret_key, token)
+    signer = PutSigner(
+        credentials.get_frozen_credentials,
+        endpoint=endpoint,
+        region=region,
+        bucket="raw",
+        addressing_style=style,
+    )
+    ours = signer.presign(key, headers, ttl_seconds=ttl_seconds, at=at)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        theirs = sign_with_botocore(
+            credentials, ours.partition("?")[0], headers, region, ttl_seconds, at, monkeypatch
+        )
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("style", ["path", "virtual"])
+@pytest.mark.parametrize("key", ["uploads/01a2", "a b/ü+~(1).jpg", "x/../y//z"])
+def test_a_url_equals_what_a_boto3_client_presigns(monkeypatch, style, key):
+    at = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda **_: at.replace(tzinfo=None))
+    session = boto3.Session("access", "secret", region_name="eu-west-1")
+    client = session.client(
+        "s3",
+        endpoint_url="https://store.example.com:9000",
+        config=Config(signature_version="s3v4", s3={"addressing_style": style}),
+    )
+    theirs = client.generate_presigned_url(
+        "put_object",
+        Params={
+            "Bucket": "raw",
+            "Key": key,
+            "ContentType": "image/png",
+            "ContentLength": 7,
+            "IfNoneMatch": "*",
+            "ChecksumSHA256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        },
+        ExpiresIn=60,
+    )
+    signer = PutSigner(
+        session.get_credentials().get_frozen_credentials,
+        endpoint="https://store.example.com:9000",
+        region="eu-west-1",
+        bucket="raw",
+        addressing_style=style,
+    )
+    ours = signer.presign(
+        key,
+        {
+            "content-type": "image/png",
+            "content-length": "7",
+            "if-none-match": "*",
+            "x-amz-checksum-sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        },
+        ttl_seconds=60,
+        at=at,
+    )
+    assert ours == theirs
+
+
+def test_keys_that_rotate_are_asked_for_at_every_signature():
+    rotating = [Credentials("first", "1", "t1"), Credentials("second", "2", "t2")]
+    signer = PutSigner(
+        lambda: rotating.pop(0).get_frozen_credentials(),
+        endpoint="http://store",
+        region="r",
+        bucket="raw",
+        addressing_style="path",
+    )
+    urls = [signer.presign("k", {}, ttl_seconds=1) for _ in range(2)]
+    assert ["Credential=first" in urls[0], "Credential=second" in urls[1]] == [True, True]
+    assert "X-Amz-Security-Token=t2" in urls[1]
