@@ -1,4 +1,4 @@
-"""Presigned PUTs by AWS Signature Version 4, in a few microseconds each.
+"""Presigned URLs by AWS Signature Version 4, in a few microseconds each.
 
 Presigning is this service's hottest work, and botocore's general signer takes a hundred times as
 long; here the day's signing key is derived once. The output equals botocore's to the byte. No
@@ -38,8 +38,8 @@ class _Day(NamedTuple):
     signing_key: bytes
 
 
-class PutSigner:
-    """Presigns PUTs into one bucket.
+class UrlSigner:
+    """Presigns requests for one store.
 
     `find_credentials` is asked at every signature, so that rotating keys are always the current
     ones. `addressing_style` is `path` or `virtual`.
@@ -51,28 +51,31 @@ class PutSigner:
         *,
         endpoint: str,
         region: str,
-        bucket: str,
         addressing_style: str,
     ) -> None:
         parts = urlsplit(endpoint)
         host = parts.hostname or ""
         if parts.port and parts.port != _DEFAULT_PORTS[parts.scheme]:
             host = f"{host}:{parts.port}"
-        if addressing_style == "virtual":
-            host, path = f"{bucket}.{host}", parts.path
-        else:
-            path = f"{parts.path}/{bucket}"
         self._find_credentials = find_credentials
-        self._origin = f"{parts.scheme}://{host}"
+        self._scheme = parts.scheme
         self._host = host
-        self._path = path
+        self._path = parts.path
         self._region = region
+        self._is_virtual = addressing_style == "virtual"
         self._day = _Day("", "", "", "", b"")
 
     def presign(
-        self, key: str, headers: dict[str, str], *, ttl_seconds: int, at: datetime | None = None
+        self,
+        method: str,
+        bucket: str,
+        key: str,
+        headers: dict[str, str],
+        *,
+        ttl_seconds: int,
+        at: datetime | None = None,
     ) -> str:
-        """Return a URL for one PUT with exactly these headers, good for `ttl_seconds` from `at`.
+        """Return a URL for a request with exactly these headers, good for `ttl_seconds` from `at`.
 
         Header names are lower-case, in any order; `host` is added. `at` is aware, by default now.
         """
@@ -81,9 +84,13 @@ class PutSigner:
         day = self._day
         if day.secret_key != credentials.secret_key or day.date != time[:8]:
             day = self._day = self._begin_day(credentials, time[:8])
-        signed = sorted([("host", self._host), *headers.items()])
+        if self._is_virtual:
+            host, path = f"{bucket}.{self._host}", self._path
+        else:
+            host, path = self._host, f"{self._path}/{bucket}"
+        path = f"{path}/{quote(key, safe='/' + _UNRESERVED)}"
+        signed = sorted([("host", host), *headers.items()])
         names = ";".join([name for name, _ in signed])
-        path = f"{self._path}/{quote(key, safe='/' + _UNRESERVED)}"
         start = f"{day.credential}&X-Amz-Date={time}&X-Amz-Expires={ttl_seconds}"
         token = ""
         if credentials.token:
@@ -91,14 +98,17 @@ class PutSigner:
         signed_headers = f"&X-Amz-SignedHeaders={names.replace(';', '%3B')}"
         # Canonical order is alphabetical, where the token comes before the signed headers.
         canonical = (
-            f"PUT\n{path}\n{start}{token}{signed_headers}\n"
+            f"{method}\n{path}\n{start}{token}{signed_headers}\n"
             + "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])
             + f"\n{names}\nUNSIGNED-PAYLOAD"
         )
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         to_sign = f"{_ALGORITHM}\n{time}\n{day.scope}\n{digest}"
         signature = hmac.digest(day.signing_key, to_sign.encode(), "sha256").hex()
-        return f"{self._origin}{path}?{start}{signed_headers}{token}&X-Amz-Signature={signature}"
+        return (
+            f"{self._scheme}://{host}{path}?{start}{signed_headers}{token}"
+            f"&X-Amz-Signature={signature}"
+        )
 
     def _begin_day(self, credentials: Credentials, date: str) -> _Day:
         scope = f"{date}/{self._region}/s3/aws4_request"

@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from config.settings import BaseSettings
 from mediaservice import metrics
 from mediaservice.errors import STORE_UNAVAILABLE, MediaError
-from mediaservice.signing import PutSigner
+from mediaservice.signing import UrlSigner
 
 # Re-encoded images never change under their key: a new picture is a new media.
 PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
@@ -95,11 +95,10 @@ class Storage:
             aws_secret_access_key=settings.s3_secret_access_key,
         )
         self._client = _client(session, settings)
-        self._signer = PutSigner(
+        self._signer = UrlSigner(
             session.get_credentials().get_frozen_credentials,
             endpoint=presign_endpoint or settings.s3_endpoint,
             region=settings.s3_region,
-            bucket=self.raw_bucket,
             addressing_style=settings.s3_addressing_style,
         )
 
@@ -126,16 +125,13 @@ class Storage:
         if checksum_sha256 is not None:
             headers["x-amz-checksum-sha256"] = checksum_sha256
             signed["x-amz-checksum-sha256"] = checksum_sha256
-        url = self._signer.presign(key, signed, ttl_seconds=ttl_seconds)
+        url = self._signer.presign("PUT", self.raw_bucket, key, signed, ttl_seconds=ttl_seconds)
         metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 
     def presign_read(self, bucket: str, key: str, *, ttl_seconds: int) -> str:
         """Return the URL of a GET; without its query it is the object's plain address."""
-        url: str = self._presigner.generate_presigned_url(
-            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=ttl_seconds
-        )
-        return url
+        return self._signer.presign("GET", bucket, key, {}, ttl_seconds=ttl_seconds)
 
     @cached_property
     def upload_origin(self) -> str:
