@@ -26,9 +26,9 @@ from mediaservice.errors import (
     http_error_code,
 )
 from mediaservice.lifecycle import Lifecycle
+from mediaservice.parsing import MAX_BODY_BYTES
 from mediaservice.storage import Storage
 
-MAX_BODY_BYTES = 64 * 1024
 _DATABASE_RETRY_AFTER_SECONDS = 2
 _REQUEST_ID = re.compile("[A-Za-z0-9._:/=+-]{1,128}")
 _SECURITY_HEADERS = {
@@ -87,7 +87,8 @@ def set_up_web(app: Flask) -> None:
     app.register_error_handler(MediaError, _answer_media_error)
     app.register_error_handler(DBAPIError, _answer_database_error)
     app.register_error_handler(Exception, _answer_unexpected_error)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # One byte more, so that a longer body can be told from one that just fits.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     # Its redirect would repeat whatever host the request names.
     app.url_map.merge_slashes = False
 

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from devstack.postgresql import PostgreSQL
 from devstack.process import find_free_ports
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import create_app
@@ -42,9 +43,14 @@ def make_service(seaweedfs: SeaweedFS, postgresql_url: str) -> Iterator[Callable
         service.lifecycle.rows.engine.dispose()
 
 
-@pytest.fixture
-def web(seaweedfs: SeaweedFS, postgresql_url: str, tmp_path: Path) -> Iterator[Web]:
-    """Gunicorn with the production configuration, logging all it can."""
+@pytest.fixture(scope="module")
+def web(
+    seaweedfs: SeaweedFS, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Web]:
+    """Gunicorn in production's configuration, logging all it can, on a database of its own."""
+    database = f"web_{uuid4().hex}"
+    with postgresql.connect() as connection:
+        connection.execute(f"CREATE DATABASE {database} TEMPLATE media_template")
     port = find_free_ports()
     environ = production(
         LOG_LEVEL="DEBUG",
@@ -55,12 +61,12 @@ def web(seaweedfs: SeaweedFS, postgresql_url: str, tmp_path: Path) -> Iterator[W
     ) | {
         "PATH": os.environ["PATH"],
         "JWT_SECRET": SECRET,
-        "DATABASE_URL": postgresql_url,
+        "DATABASE_URL": postgresql.url_of(database),
         "S3_ENDPOINT": seaweedfs.endpoint,
         "S3_ACCESS_KEY_ID": seaweedfs.access_key,
         "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
     }
-    with Web(environ, port, tmp_path / "web.log") as process:
+    with Web(environ, port, tmp_path_factory.mktemp("web") / "web.log") as process:
         yield process
 
 
