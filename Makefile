@@ -48,7 +48,7 @@ venv: ## Make .venv, or bring it up to date
 
 .PHONY: requirements
 requirements: venv ## Pin the requirement files anew
-	@for name in requirements requirements-worker requirements-local requirements-dev; do \
+	@for name in requirements requirements-worker requirements-local requirements-otel requirements-dev; do \
 		$(python) -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
 			--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe \
 			--output-file $$name.txt $$name.in || exit 1; \

@@ -4,6 +4,7 @@ Sync workers: a request is a statement or two and at most one call to the store,
 the unit of concurrency, and WEB_CONCURRENCY how many there are.
 """
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -35,18 +36,32 @@ accesslog = None
 errorlog = "-"
 loglevel = "warning"
 
-# Workers count in files of their own, which /metrics adds up; the folder is made before they are
-# forked. One that is given must be empty at start.
+# Workers count in files, which /metrics adds up; the folder is made before they are forked, and
+# outlives reloads and upgrades. One that is given must be empty at start.
 _METRICS_PREFIX = "media-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=_METRICS_PREFIX)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(
+        prefix=_METRICS_PREFIX, dir=worker_tmp_dir
+    )
 
 
-def child_exit(_server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that has ended."""
-    from prometheus_client import multiprocess
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give a worker the lowest free slot, so that its successor goes on counting in its files.
 
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    Were they named after process ids, there would be more of them with each worker that ends, and
+    each scrape would read them all.
+    """
+    taken = {other.metrics_slot for other in server.WORKERS.values()}
+    worker.metrics_slot = next(slot for slot in itertools.count() if slot not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Count in the slot's files; the application, which makes the metrics, is imported later."""
+    from prometheus_client import values
+
+    # Two masters share the folder while one takes over from the other.
+    name = f"{server.pid}-{worker.metrics_slot}"
+    values.ValueClass = values.MultiProcessValue(lambda: name)
 
 
 def on_exit(server: Any) -> None:

@@ -119,6 +119,24 @@ class BaseSettings:
     log_level: str = _setting(
         _choice("DEBUG", "INFO", "WARNING", "ERROR"), "Least level that is logged.", "INFO"
     )
+    metrics_port: int = _setting(
+        _number(0, 65_535),
+        "Port on which listener and worker serve `/metrics` and `/healthz`; 0 for none. Each "
+        "process needs its own.",
+        0,
+    )
+    metrics_host: str = _setting(
+        fields.String(),
+        "Address of that port; whoever reaches it may read, so keep it off the internet.",
+        "127.0.0.1",
+    )
+    otel_exporter_otlp_endpoint: str = _setting(
+        _Url("https", "http"),
+        "OpenTelemetry collector that traces are sent to by OTLP over HTTP, e.g. "
+        "`http://localhost:4318`; needs requirements-otel.txt. The other standard `OTEL_…` "
+        "variables hold too.",
+        "",
+    )
     broker_url: str = _setting(
         _BrokerUrl(),
         "RabbitMQ, as `amqp://user:password@host:5672/vhost`; `inline:` processes images inside "
@@ -269,8 +287,8 @@ class Settings(BaseSettings):
     )
     metrics_token: str = _setting(
         fields.String(),
-        "Bearer token that `/metrics` asks for, at least 32 characters. Default: only this "
-        "machine may read it.",
+        "Bearer token that web's `/metrics` asks for, at least 32 characters. Without one nobody "
+        "may read it; in development, this machine.",
         "",
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mediaservice.broker import Broker
     from mediaservice.lifecycle import Lifecycle
     from mediaservice.listener import Listener
+    from mediaservice.monitoring import Heartbeat
     from mediaservice.storage import Storage
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> "Flask":
     from mediaservice import api, commands, health, models, openapi, pages
     from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
+    from mediaservice.tracing import trace_web
     from mediaservice.web import Components, MediaApi, set_up_web
 
     app = Flask(__name__)
@@ -42,9 +44,11 @@ def create_app(settings: Settings) -> "Flask":
         PROPAGATE_EXCEPTIONS=False,
     )
     storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
+    lifecycle = create_lifecycle(settings, storage)
     app.extensions["media"] = Components(
-        settings, storage, create_lifecycle(settings, storage), create_authenticator(settings)
+        settings, storage, lifecycle, create_authenticator(settings)
     )
+    trace_web(app, lifecycle.rows.engine)
     set_up_web(app)
     rest = MediaApi(app)
     openapi.describe(rest.spec)
@@ -65,7 +69,7 @@ def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
     return Lifecycle(create_database_engine(settings.database_url), storage, settings)
 
 
-def create_listener(settings: Settings) -> "Listener":
+def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) -> "Listener":
     """Return the listener, not yet connected to anything."""
     from mediaservice.listener import Listener
     from mediaservice.storage import Storage
@@ -76,6 +80,7 @@ def create_listener(settings: Settings) -> "Listener":
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,
+        heartbeat=heartbeat,
     )
 
 

@@ -17,6 +17,7 @@ from mediaservice.lifecycle import MediaRow, UploadRequest, UploadTicket
 from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
+from mediaservice.tracing import current_traceparent
 from mediaservice.web import components
 
 POLL_AFTER_SECONDS = 1
@@ -129,7 +130,10 @@ def complete(body: dict[str, Any]) -> Any:
     """
     g.media_id = body["upload_id"]
     row = components().lifecycle.uploads.complete(
-        g.media_id, caller=g.caller, request_id=g.request_id
+        g.media_id,
+        caller=g.caller,
+        request_id=g.request_id,
+        traceparent=current_traceparent(),
     )
     return _status(row), 200 if _is_final(row) else 202, _polling_headers(row)
 

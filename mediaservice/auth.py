@@ -60,11 +60,14 @@ def document_security(settings: Settings) -> dict[str, Any]:
     }
 
 
-def may_read_metrics(request: Request, metrics_token: str) -> bool:
-    """Say whether a request may see /metrics: by its bearer token or, without one, from here."""
-    if metrics_token:
-        return hmac.compare_digest(_bearer(request).encode(), metrics_token.encode())
-    return _is_from_this_machine(request)
+def may_read_metrics(request: Request, settings: Settings) -> bool:
+    """Say whether a request may see /metrics: by its bearer token; in development, from here too.
+
+    In production an address proves nothing: a proxy on this machine looks like this machine.
+    """
+    if settings.metrics_token:
+        return hmac.compare_digest(_bearer(request).encode(), settings.metrics_token.encode())
+    return settings.development and _is_from_this_machine(request)
 
 
 def _jwt(settings: Settings) -> Authenticate:

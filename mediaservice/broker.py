@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -53,6 +53,7 @@ HEARTBEAT_SECONDS: Final = 30
 BLOCKED_TIMEOUT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
 REASON_HEADER: Final = "x-media-reason"
+TRACEPARENT_HEADER: Final = "traceparent"  # W3C Trace Context
 
 log = structlog.get_logger(__name__)
 
@@ -72,14 +73,24 @@ class Delivery:
     delivery_tag: int
     redelivered: bool = False
     link_number: int = 0  # of the connection it came by: its tag means nothing on another one
+    traceparent: str | None = None
+
+    def log_context(self) -> AbstractContextManager[None]:
+        """Name this message, and the request it goes back to, in every log line of a block."""
+        return structlog.contextvars.bound_contextvars(
+            routing_key=self.routing_key,
+            message_id=self.message_id,
+            request_id=self.correlation_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One message to publish, and the id of the request that caused it."""
+    """One message to publish, the id of the request that caused it, and the trace it is part of."""
 
     message: Message
     correlation_id: str | None = None
+    traceparent: str | None = None
 
 
 class Broker(Protocol):
@@ -337,6 +348,7 @@ class RabbitMQ:
                         delivery_tag=method.delivery_tag,
                         redelivered=method.redelivered,
                         link_number=self._consuming.number,
+                        traceparent=_traceparent(properties.headers),
                     )
                 )
                 if len(deliveries) >= limit or not channel.get_waiting_message_count():
@@ -411,6 +423,7 @@ class RabbitMQ:
                 delivery_mode=pika.DeliveryMode.Persistent,
                 message_id=_message_id(publication),
                 correlation_id=publication.correlation_id,
+                headers=_trace_headers(publication.traceparent),
             ),
             mandatory=True,
         )
@@ -425,6 +438,15 @@ class RabbitMQ:
                 self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)
+
+
+def _trace_headers(traceparent: str | None) -> dict[str, str] | None:
+    return {TRACEPARENT_HEADER: traceparent} if traceparent else None
+
+
+def _traceparent(headers: dict[str, Any] | None) -> str | None:
+    value = (headers or {}).get(TRACEPARENT_HEADER)
+    return value if isinstance(value, str) else None
 
 
 def _message_id(publication: Publication) -> str:
@@ -626,17 +648,9 @@ class InlineBroker:
         """Process each job and keep the answer."""
         for publication in publications:
             if isinstance(publication.message, ProcessRequest):
-                answer = self._process(publication.message)
-                routing_key, body = encode(answer)
-                self._answers.append(
-                    Delivery(
-                        routing_key=routing_key,
-                        body=body,
-                        message_id=_message_id(publication),
-                        correlation_id=publication.correlation_id,
-                        delivery_tag=0,
-                    )
-                )
+                with _inline_delivery(publication.message, publication).log_context():
+                    answer = self._process(publication.message)
+                self._answers.append(_inline_delivery(answer, publication))
         return []
 
     def count_waiting(self, queue: str) -> int:
@@ -662,3 +676,15 @@ class InlineBroker:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _inline_delivery(message: Message, publication: Publication) -> Delivery:
+    routing_key, body = encode(message)
+    return Delivery(
+        routing_key=routing_key,
+        body=body,
+        message_id=_message_id(publication),
+        correlation_id=publication.correlation_id,
+        delivery_tag=0,
+        traceparent=publication.traceparent,
+    )

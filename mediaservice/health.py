@@ -1,15 +1,24 @@
-"""Health, for those who run the service: whether the process is up, and whether it can serve."""
+"""For those who run the service: whether web is up, whether it can serve, what it has counted."""
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response, request
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
+from mediaservice.auth import may_read_metrics
+from mediaservice.errors import UNAUTHENTICATED, MediaError
 from mediaservice.storage import StoreUnavailable
-from mediaservice.web import components
+from mediaservice.web import Components, components
+
+READY_SECONDS = 3.0
 
 blueprint = Blueprint("health", __name__)
+# Two threads, whatever hangs: a check that gets none in time counts as failed.
+_checks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="readyz")
 
 
 @blueprint.get("/healthz")
@@ -20,23 +29,49 @@ def healthz() -> dict[str, str]:
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[dict[str, Any], int]:
-    """Say whether database and store answer; not the broker, which web does not need."""
-    checks = {"database": _database(), "store": _store()}
-    ready = all(check == "ok" for check in checks.values())
-    return {"status": "ok" if ready else "unavailable", "checks": checks}, 200 if ready else 503
+    """Say within READY_SECONDS whether database and store answer; web does not need the broker."""
+    parts = components()
+    checks = {
+        "database": _checks.submit(_check_database, parts),
+        "store": _checks.submit(_check_store, parts),
+    }
+    wait(checks.values(), timeout=READY_SECONDS)
+    found = {name: _outcome(check) for name, check in checks.items()}
+    ready = all(outcome == "ok" for outcome in found.values())
+    return {"status": "ok" if ready else "unavailable", "checks": found}, 200 if ready else 503
 
 
-def _database() -> str:
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Show what all workers of this server have counted, to those who may see it."""
+    if not may_read_metrics(request, components().settings):
+        raise MediaError(UNAUTHENTICATED)
+    registry = CollectorRegistry()
     try:
-        components().lifecycle.rows.execute(text("SELECT 1"))
-    except DBAPIError:
+        MultiProcessCollector(registry)
+    except ValueError:  # this is the only process
+        registry = REGISTRY
+    return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _check_database(parts: Components) -> str:
+    try:
+        parts.lifecycle.rows.execute(text("SELECT 1"))
+    except SQLAlchemyError:
         return "unavailable"
     return "ok"
 
 
-def _store() -> str:
+def _check_store(parts: Components) -> str:
     try:
-        components().storage.ping()
+        parts.storage.ping()
     except StoreUnavailable:
         return "unavailable"
     return "ok"
+
+
+def _outcome(check: Future[str]) -> str:
+    if check.done():
+        return check.result()
+    check.cancel()  # unless it is running
+    return "no answer in time"

@@ -14,15 +14,26 @@ from uuid import UUID
 import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from mediaservice.broker import PROCESS_QUEUE, Broker, Delivery, Publication
-from mediaservice.lifecycle import Claim, Lifecycle
+from mediaservice import metrics
+from mediaservice.broker import (
+    DEAD_LETTER_QUEUE,
+    PROCESS_QUEUE,
+    RESULTS_QUEUE,
+    Broker,
+    Delivery,
+    Publication,
+)
+from mediaservice.lifecycle import Claim, Lifecycle, ResultOutcome
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
+from mediaservice.monitoring import Heartbeat
 from mediaservice.storage import StoreUnavailable
+from mediaservice.tracing import MessageSpan
 
 RESULT_BATCH = 100
 DISPATCH_BATCH = 50
 HOUSEKEEPING_BATCH = 20
 HOUSEKEEPING_SECONDS = 1.0
+SAMPLE_SECONDS = 15.0
 # After a fault of the database, the store or the broker, this long before the same is tried again.
 FAULT_WAIT_SECONDS = 1.0
 STORE_FAULT_WAIT_SECONDS = 10.0
@@ -41,12 +52,14 @@ class Listener:
         stopping: threading.Event,
         *,
         poll_seconds: float,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._broker = broker
         self._stopping = stopping
         self._poll_seconds = poll_seconds
-        self._dispatch_at = self._housekeeping_at = self._purge_at = 0.0
+        self._heartbeat = heartbeat or Heartbeat("listener")
+        self._dispatch_at = self._housekeeping_at = self._purge_at = self._sample_at = 0.0
 
     def run(self) -> None:
         """Loop until `stop` is called, from a signal handler or another thread."""
@@ -60,6 +73,7 @@ class Listener:
 
     def run_once(self) -> None:
         """Take what answers there are, waiting no longer than until work is due; then do that."""
+        self._heartbeat.beat()
         wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
         try:
             deliveries = self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds)
@@ -71,6 +85,9 @@ class Listener:
             if time.monotonic() >= self._housekeeping_at:
                 more = self._keep_house()
                 self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
+            if time.monotonic() >= self._sample_at:
+                self._sample()
+                self._sample_at = time.monotonic() + SAMPLE_SECONDS
         except DBAPIError as error:
             # Whatever was claimed comes back when its lease ends.
             self._wait_for_database(error)
@@ -80,6 +97,7 @@ class Listener:
         self._stopping.set()
 
     def _take_results(self, deliveries: Sequence[Delivery]) -> None:
+        started_at_ns = time.time_ns()
         results: list[Result] = []
         good: list[Delivery] = []
         for delivery in deliveries:
@@ -89,37 +107,43 @@ class Listener:
                     raise MalformedMessage("a job is not a result")
             except MalformedMessage as error:
                 self._broker.dead_letter(delivery, str(error))
+                _report_result(delivery, "malformed", started_at_ns)
             else:
                 results.append(message)
                 good.append(delivery)
-        if self._apply(results):
+        outcomes = self._apply(results)
+        if outcomes is not None:
             self._broker.ack(good)
-        else:
-            for result, delivery in zip(results, good, strict=True):
-                if self._apply([result]):
-                    self._broker.ack([delivery])
-                else:
-                    self._broker.dead_letter(delivery, "the database refuses its values")
+            for delivery, outcome in zip(good, outcomes, strict=True):
+                _report_result(delivery, outcome, started_at_ns)
+            return
+        for result, delivery in zip(results, good, strict=True):
+            outcomes = self._apply([result])
+            if outcomes is not None:
+                self._broker.ack([delivery])
+            else:
+                self._broker.dead_letter(delivery, "the database refuses its values")
+            _report_result(delivery, outcomes[0] if outcomes else "refused", started_at_ns)
 
-    def _apply(self, results: Sequence[Result]) -> bool:
-        """Apply results, for as long as the database is away; False if it refuses the values.
+    def _apply(self, results: Sequence[Result]) -> list[ResultOutcome] | None:
+        """Apply results, for as long as the database is away; None if it refuses the values.
 
         They are kept in hand meanwhile: giving them back would spend their deliveries.
         """
         while True:
             try:
-                self._lifecycle.processing.apply(results)
+                return self._lifecycle.processing.apply(results)
             except (DataError, IntegrityError) as error:
                 log.error("results_refused", count=len(results), reason=str(error.orig))
-                return False
+                return None
             except DBAPIError as error:
                 if self._stopping.is_set():
                     raise
                 self._wait_for_database(error)
-            else:
-                return True
 
     def _wait_for_database(self, error: DBAPIError) -> None:
+        self._heartbeat.beat()
+        metrics.DATABASE_FAULTS.inc()
         log.error("database_unavailable", reason=str(error.orig))
         self._broker.rest(FAULT_WAIT_SECONDS)
 
@@ -132,18 +156,20 @@ class Listener:
             return False
         held = self._hold_waiting([claim for claim in claimed if claim.is_resend])
         failed = self._broker.publish(
-            [Publication(c.job, c.request_id) for c in claimed if c.job.media_id not in held]
+            [
+                Publication(c.job, c.request_id, c.traceparent)
+                for c in claimed
+                if c.job.media_id not in held
+            ]
         )
+        given_back = set()
         for publication in failed:
             job = publication.message
             assert isinstance(job, ProcessRequest)  # noqa: S101 - what we published above
             self._lifecycle.processing.give_back(job, delay_seconds=UNROUTABLE_WAIT_SECONDS)
-        log.info(
-            "jobs_dispatched",
-            count=len(claimed) - len(held) - len(failed),
-            held=len(held),
-            given_back=len(failed),
-        )
+            given_back.add(job.media_id)
+        for claim in claimed:
+            _report_dispatch(claim, held=held, given_back=given_back)
         return len(claimed) == DISPATCH_BATCH and not failed
 
     def _hold_waiting(self, resends: Sequence[Claim]) -> set[UUID]:
@@ -156,6 +182,15 @@ class Listener:
         for claim in resends:
             self._lifecycle.processing.hold(claim.job)
         return {claim.job.media_id for claim in resends}
+
+    def _sample(self) -> None:
+        """Measure what waits, here and in the queues; every listener measures the same."""
+        for kind, work in self._lifecycle.backlog.due().items():
+            metrics.DUE_MEDIA.labels(kind).set(work.count)
+            metrics.DUE_OLDEST_AGE.labels(kind).set(work.oldest_age_seconds)
+        if self._broker.can_publish:
+            for queue in (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE):
+                metrics.QUEUE_MESSAGES.labels(queue).set(self._broker.count_waiting(queue))
 
     def _keep_house(self) -> bool:
         """Expire, give up, retire and purge what is due; say whether there may be more."""
@@ -174,14 +209,51 @@ class Listener:
         for index, row in enumerate(claimed):
             try:
                 self._lifecycle.deletion.purge(row)
+                metrics.PURGES.labels("done").inc()
             except StoreUnavailable as error:
                 # One time-out is enough: the store is asked again for all of them, later.
                 log.error("purge_postponed", count=len(claimed) - index, reason=str(error))
+                metrics.PURGES.labels("postponed").inc(len(claimed) - index)
                 for postponed in claimed[index:]:
                     self._lifecycle.deletion.postpone(postponed)
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
                 return 0
         return len(claimed)
+
+
+def _report_dispatch(claim: Claim, *, held: set[UUID], given_back: set[UUID]) -> None:
+    job = claim.job
+    outcome = "published"
+    if job.media_id in held:
+        outcome = "held"
+    elif job.media_id in given_back:
+        outcome = "given_back"
+    metrics.DISPATCHES.labels("first" if job.attempt == 1 else "further", outcome).inc()
+    log.info(
+        "job_dispatched",
+        media_id=str(job.media_id),
+        attempt=job.attempt,
+        request_id=claim.request_id,
+        outcome=outcome,
+    )
+
+
+def _report_result(delivery: Delivery, outcome: str, started_at_ns: int) -> None:
+    """Leave the one line, count and span of a message; its batch's time is its own."""
+    routing_key = metrics.routing_key_label(delivery.routing_key)
+    metrics.RESULTS.labels(routing_key, outcome).inc()
+    MessageSpan(
+        routing_key,
+        traceparent=delivery.traceparent,
+        message_id=delivery.message_id,
+        started_at_ns=started_at_ns,
+    ).end()
+    with delivery.log_context():
+        log.info(
+            "message",
+            outcome=str(outcome),
+            duration_seconds=round((time.time_ns() - started_at_ns) / 1e9, 6),
+        )
 
 
 def stop_on_signals(listener: Listener) -> None:

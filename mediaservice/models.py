@@ -159,6 +159,8 @@ class Media(Base):
     placeholder: Mapped[str | None] = mapped_column(Text)
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     request_id: Mapped[str | None] = mapped_column(Text)  # the job's correlation_id
+    processing_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    traceparent: Mapped[str | None] = mapped_column(Text)  # W3C's; NULL while nothing is traced
 
     __table_args__ = (
         CheckConstraint(_one_of("status", Status), name="ck_media_status"),

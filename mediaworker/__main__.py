@@ -8,7 +8,9 @@ import threading
 from config.settings import ConfigurationError, WorkerSettings
 from mediaservice.broker import PROCESS_QUEUE, RabbitMQ
 from mediaservice.logs import configure_logging
+from mediaservice.monitoring import Heartbeat, start_monitoring
 from mediaservice.storage import Storage
+from mediaservice.tracing import set_up_tracing, stop_tracing
 from mediaworker.consumer import PREFETCH, Consumer
 from mediaworker.renditions import Limits
 from mediaworker.sandbox import Sandbox
@@ -19,15 +21,23 @@ def main() -> None:
     """Run the worker until SIGTERM or SIGINT; the image in hand is finished first."""
     try:
         settings = WorkerSettings.from_environ(os.environ)
+        configure_logging(settings)
+        heartbeat = Heartbeat("worker")
+        start_monitoring(settings, heartbeat)
     except ConfigurationError as error:
         sys.exit(str(error))
-    configure_logging(settings)
+    set_up_tracing(settings, "media-worker")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     broker = RabbitMQ(
         settings.broker_url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait
     )
+
+    def on_wait() -> None:
+        heartbeat.beat()
+        broker.rest(0)
+
     with Sandbox(
         limits=Limits(max_pixels=settings.max_image_pixels),
         wall_seconds=settings.decode_timeout_seconds,
@@ -35,9 +45,10 @@ def main() -> None:
     ) as sandbox:
         worker = Worker(
             Storage(settings),
-            lambda original: sandbox.render(original, on_wait=lambda: broker.rest(0)),
+            lambda original: sandbox.render(original, on_wait=on_wait),
         )
-        Consumer(worker, broker, stopping).run()
+        Consumer(worker, broker, stopping, heartbeat).run()
+    stop_tracing()
 
 
 if __name__ == "__main__":

@@ -5,16 +5,20 @@ renditions go on beside it. A job is acknowledged only when its answer is confir
 """
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 from mediaservice.broker import Broker, Delivery, Publication
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
-from mediaworker.worker import Worker, describe_failure
+from mediaservice.monitoring import Heartbeat
+from mediaservice.tracing import MessageSpan, current_traceparent
+from mediaworker.worker import Worker, describe_failure, report
 
 POLL_SECONDS: Final = 1.0
 FETCH_AHEAD: Final = 2
@@ -24,24 +28,46 @@ PREFETCH: Final = FETCH_AHEAD + 1
 log = structlog.get_logger(__name__)
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class _Fetching:
+class _Task:
     delivery: Delivery
     job: ProcessRequest
+    span: MessageSpan
+    started_at: float = field(default_factory=time.perf_counter)
+
+    def run(self, stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a stage, in whichever thread, with its log lines and spans named after the job."""
+        with self.delivery.log_context(), self.span.current():
+            return stage(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetching:
+    task: _Task
     original: Future[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class _Storing:
-    delivery: Delivery
-    job: ProcessRequest
+    task: _Task
     answer: Future[Result]
 
 
 class Consumer:
     """Runs until `stopping` is set; finishes and answers what it has rendered by then."""
 
-    def __init__(self, worker: Worker, broker: Broker, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        broker: Broker,
+        stopping: threading.Event,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
+        self._heartbeat = heartbeat or Heartbeat("worker")
         self._worker = worker
         self._broker = broker
         self._stopping = stopping
@@ -53,6 +79,7 @@ class Consumer:
         log.info("worker_started")
         with ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="store") as pool:
             while not self._stopping.is_set():
+                self._heartbeat.beat()
                 self._take(pool)
                 self._render_next(pool)
                 while self._storing and (
@@ -75,36 +102,52 @@ class Consumer:
                     raise MalformedMessage("a result is not a job")
             except MalformedMessage as error:
                 self._broker.dead_letter(delivery, str(error))
+                with delivery.log_context():
+                    log.info("message", outcome="malformed")
                 continue
-            original = pool.submit(self._worker.fetch, job)
-            self._fetching.append(_Fetching(delivery, job, original))
+            span = MessageSpan(
+                delivery.routing_key,
+                traceparent=delivery.traceparent,
+                message_id=delivery.message_id,
+            )
+            task = _Task(delivery, job, span)
+            original = pool.submit(task.run, self._worker.fetch, job)
+            self._fetching.append(_Fetching(task, original))
 
     def _render_next(self, pool: ThreadPoolExecutor) -> None:
         if not self._fetching:
             return
-        task = self._fetching.popleft()
+        fetching = self._fetching.popleft()
+        task = fetching.task
         answer: Future[Result]
         try:
-            rendered = self._worker.render(task.original.result())
+            rendered = task.run(self._worker.render, fetching.original.result())
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
             answer = Future()
-            answer.set_result(describe_failure(task.job, error))
+            answer.set_result(task.run(describe_failure, task.job, error))
         else:
-            answer = pool.submit(self._worker.store, task.job, rendered)
-        self._storing.append(_Storing(task.delivery, task.job, answer))
+            answer = pool.submit(task.run, self._worker.store, task.job, rendered)
+        self._storing.append(_Storing(task, answer))
 
-    def _answer(self, task: _Storing) -> None:
+    def _answer(self, storing: _Storing) -> None:
         """Publish an answer and acknowledge its job.
 
         While the broker takes no messages the answer is kept in hand. A worker that has to stop
         then leaves the job to be delivered again.
         """
+        task = storing.task
         try:
-            result = task.answer.result()
+            result = storing.answer.result()
         except Exception as error:  # noqa: BLE001 - as above
-            result = describe_failure(task.job, error)
-        while self._broker.publish([Publication(result, task.delivery.correlation_id)]):
+            result = task.run(describe_failure, task.job, error)
+        task.run(report, task.job, result, task.started_at)
+        publication = Publication(
+            result, task.delivery.correlation_id, task.run(current_traceparent)
+        )
+        task.span.end()
+        while self._broker.publish([publication]):
             if self._stopping.is_set():
                 return
+            self._heartbeat.beat()
             self._broker.rest(POLL_SECONDS)
         self._broker.ack([task.delivery])

@@ -22,6 +22,7 @@ LAYERS = (
     {"mediaservice.storage", "mediaservice.broker"},
     {
         "mediaservice.lifecycle",
+        "mediaservice.lifecycle.backlog",
         "mediaservice.lifecycle.rows",
         "mediaservice.lifecycle.uploads",
         "mediaservice.lifecycle.processing",

@@ -30,6 +30,7 @@ TIMES = (
     "created_at",
     "updated_at",
     "processed_at",
+    "processing_requested_at",
     "upload_expires_at",
     "due_at",
     "deleted_at",

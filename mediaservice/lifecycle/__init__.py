@@ -9,20 +9,25 @@ claims it, and the lease on the claim brings the row back if that process dies.
 from sqlalchemy import Engine
 
 from config.settings import Settings
+from mediaservice.lifecycle.backlog import Backlog
 from mediaservice.lifecycle.deletion import Deletion
-from mediaservice.lifecycle.processing import Claim, Processing
+from mediaservice.lifecycle.processing import Claim, Processing, ResultOutcome
 from mediaservice.lifecycle.rows import MediaRow, Rows
 from mediaservice.lifecycle.uploads import UploadRequest, Uploads, UploadTicket
 from mediaservice.storage import Storage
 
-__all__ = ["Claim", "Lifecycle", "MediaRow", "UploadRequest", "UploadTicket"]
+__all__ = ["Claim", "Lifecycle", "MediaRow", "ResultOutcome", "UploadRequest", "UploadTicket"]
 
 
 class Lifecycle:
-    """A media's life, by stage: `uploads`, then `processing`, at last `deletion`; `rows` reads."""
+    """A media's life, by stage: `uploads`, then `processing`, at last `deletion`.
+
+    `rows` reads; `backlog` counts what is due.
+    """
 
     def __init__(self, engine: Engine, storage: Storage, settings: Settings) -> None:
         self.rows = Rows(engine)
         self.uploads = Uploads(self.rows, storage, settings)
         self.processing = Processing(self.rows, storage, settings)
         self.deletion = Deletion(self.rows, storage, settings)
+        self.backlog = Backlog(self.rows)

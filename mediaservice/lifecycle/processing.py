@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ import structlog
 from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, update
 
 from config.settings import Settings
-from mediaservice import errors
+from mediaservice import errors, metrics
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
@@ -50,7 +51,16 @@ class Claim:
 
     job: ProcessRequest
     request_id: str | None
+    traceparent: str | None
     is_resend: bool
+
+
+class ResultOutcome(StrEnum):
+    """What a worker's answer has come to."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"  # changed nothing: a repeat, or too late
+    STRAY = "stray"  # a success for a deleted or unknown media, whose objects are purged
 
 
 class Processing:
@@ -85,6 +95,7 @@ class Processing:
             Claim(
                 self._job(row),
                 row.request_id,
+                row.traceparent,
                 # A failed attempt, and one asked for by a person, have left their code.
                 is_resend=row.attempt > 1 and row.error_code is None,
             )
@@ -122,30 +133,30 @@ class Processing:
             transition(Event.ATTEMPTS_EXHAUSTED)
             .where(Media.id.in_(overdue))
             .values(error_code=errors.PROCESSING_TIMEOUT, due_at=self._failed_due_at())
-            .returning(Media.id)
+            .returning(Media.id, Media.request_id)
         )
         for row in failed:
-            log_transition(Event.ATTEMPTS_EXHAUSTED, row.id)
+            log_transition(Event.ATTEMPTS_EXHAUSTED, row.id, request_id=row.request_id)
         return len(failed)
 
-    def apply(self, results: Sequence[Result]) -> None:
+    def apply(self, results: Sequence[Result]) -> list[ResultOutcome]:
         """Apply a batch of worker answers in one transaction; safe to repeat, in any order.
 
-        Answers that change nothing are duplicates, late, or for media that are gone. Objects that
-        a success has left for a deleted or unknown media become due for purging.
+        Return what each has come to. Objects that a success has left for a deleted or unknown
+        media become due for purging.
         """
         processed = {r.media_id: r for r in results if isinstance(r, ProcessedResult)}
         failed = [r for r in results if isinstance(r, FailedResult)]
         with self._rows.begin() as connection:
 
-            def run(statement: Any, records: list[dict[str, Any]]) -> set[UUID]:
+            def run(statement: Any, records: list[dict[str, Any]]) -> dict[UUID, MediaRow]:
                 if not records:
-                    return set()
+                    return {}
                 parameters = {"records": json.dumps(records)}
-                return {row.id for row in connection.execute(statement, parameters)}
+                return {row.id: row for row in connection.execute(statement, parameters)}
 
             ready = run(self._ready, [_ready_record(r) for r in processed.values()])
-            stray = processed.keys() - ready
+            stray = processed.keys() - ready.keys()
             if stray:
                 stray -= {
                     row.id
@@ -159,15 +170,17 @@ class Processing:
                 connection.execute(self._rows.tombstone(media_id))
             retried = run(self._retry, [self._failure_record(r) for r in failed])
             given_up = run(self._fail, [self._failure_record(r) for r in failed])
-        for event, media_ids in (
-            (Event.PROCESSED, ready),
-            (Event.ATTEMPT_FAILED, retried),
-            (Event.PROCESSING_FAILED, given_up),
-        ):
-            for media_id in media_ids:
-                log_transition(event, media_id)
+        for row in ready.values():
+            log_transition(Event.PROCESSED, row.id, request_id=row.request_id)
+            if row.processing_requested_at is not None:
+                taken = row.processed_at - row.processing_requested_at
+                metrics.TIME_TO_READY.observe(taken.total_seconds())
+        for event, rows in ((Event.ATTEMPT_FAILED, retried), (Event.PROCESSING_FAILED, given_up)):
+            for row in rows.values():
+                log_transition(event, row.id, request_id=row.request_id)
         for media_id in stray:
             log.warning("stray_result", media_id=str(media_id))
+        return _outcomes(results, set(ready), stray, retried.keys() | given_up.keys())
 
     def retry(self, media_id: UUID) -> MediaRow:
         """Give a media whose processing failed a new set of attempts; due now.
@@ -179,6 +192,7 @@ class Processing:
             media_id,
             attempts_left=self._settings.max_attempts,
             due_at=now_plus(0),
+            processing_requested_at=now_plus(0),
         )
         if row is not None:
             return row
@@ -214,7 +228,11 @@ class Processing:
         retried = self._rows.execute(
             transition(Event.RETRY_REQUESTED)
             .where(Media.id.in_(select(taken.c.id)))
-            .values(attempts_left=self._settings.max_attempts, due_at=now_plus(0))
+            .values(
+                attempts_left=self._settings.max_attempts,
+                due_at=now_plus(0),
+                processing_requested_at=now_plus(0),
+            )
             .returning(Media.id)
         )
         for row in retried:
@@ -280,7 +298,9 @@ class Processing:
                 error_code=None,
                 due_at=now_plus(timedelta(days=days).total_seconds()) if days else None,
             )
-            .returning(Media.id)
+            .returning(
+                Media.id, Media.request_id, Media.processed_at, Media.processing_requested_at
+            )
         )
 
     def _failure_statement(self, event: Event) -> Any:
@@ -301,12 +321,12 @@ class Processing:
             return (
                 statement.where(records.c.retryable, Media.attempts_left > 0)
                 .values(error_code=records.c.error_code, due_at=now_plus(records.c.retry_seconds))
-                .returning(Media.id)
+                .returning(Media.id, Media.request_id)
             )
         return (
             statement.where(or_(~records.c.retryable, Media.attempts_left == 0))
             .values(error_code=records.c.error_code, due_at=self._failed_due_at())
-            .returning(Media.id)
+            .returning(Media.id, Media.request_id)
         )
 
     def _failure_record(self, result: FailedResult) -> dict[str, Any]:
@@ -319,6 +339,23 @@ class Processing:
             "retryable": result.error.retryable,
             "retry_seconds": min(retry_seconds, MAX_BACKOFF_SECONDS),
         }
+
+
+def _outcomes(
+    results: Sequence[Result], ready: set[UUID], stray: set[UUID], failed: set[UUID]
+) -> list[ResultOutcome]:
+    """Return each result's outcome; of several alike the first one was applied."""
+    outcomes = []
+    for result in results:
+        changed = ready if isinstance(result, ProcessedResult) else failed
+        if result.media_id in changed:
+            changed.remove(result.media_id)
+            outcomes.append(ResultOutcome.APPLIED)
+        elif isinstance(result, ProcessedResult) and result.media_id in stray:
+            outcomes.append(ResultOutcome.STRAY)
+        else:
+            outcomes.append(ResultOutcome.DUPLICATE)
+    return outcomes
 
 
 def _ready_record(result: ProcessedResult) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Engine, Executable, Row, Select, TextClaus
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert, Update
 
+from mediaservice import metrics
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
 from mediaservice.models import Media, now_plus
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
@@ -195,4 +196,5 @@ def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Sele
 
 def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
     """Leave the trace that audits and tests follow: one line for each change of status."""
+    metrics.TRANSITIONS.labels(event.value).inc()
     log.info("media_transition", transition=event.value, media_id=str(media_id), **facts)

@@ -92,7 +92,14 @@ class Uploads:
         )
         return UploadTicket(row.id, upload, row.upload_expires_at)
 
-    def complete(self, media_id: UUID, *, caller: UUID, request_id: str | None = None) -> MediaRow:
+    def complete(
+        self,
+        media_id: UUID,
+        *,
+        caller: UUID,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> MediaRow:
         """Check the stored object against what was declared, pin it, and make its job due.
 
         A repeat returns the current row and never makes a second job. Raises MEDIA_NOT_FOUND,
@@ -119,7 +126,9 @@ class Uploads:
                 content_type=content_type,
                 attempts_left=self._settings.max_attempts,
                 due_at=now_plus(0),
+                processing_requested_at=now_plus(0),
                 request_id=request_id,
+                traceparent=traceparent,
             )
         else:
             changed = self._rows.transition(

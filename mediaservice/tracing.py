@@ -1,0 +1,142 @@
+"""OpenTelemetry, when OTEL_EXPORTER_OTLP_ENDPOINT is set; without it everything here does nothing.
+
+One trace follows an upload: the request that completes it, the row and the job (`traceparent`), the
+worker, the answer. The only module that imports opentelemetry, whose packages are optional.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from config.settings import BaseSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from sqlalchemy import Engine
+
+UNTRACED_URLS = "healthz,readyz,metrics,static"
+
+log = structlog.get_logger(__name__)
+_provider: "TracerProvider | None" = None
+
+
+def set_up_tracing(settings: BaseSettings, service_name: str) -> None:
+    """Export this process's spans, if the settings ask for it and the packages are installed.
+
+    The exporter reads the other standard variables itself (OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER, …).
+    """
+    if not settings.otel_exporter_otlp_endpoint:
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        start_tracing(BatchSpanProcessor(OTLPSpanExporter()), service_name)
+    except ImportError as error:
+        log.warning("tracing_not_installed", reason=str(error))
+
+
+def start_tracing(processor: "SpanProcessor", service_name: str) -> None:
+    """Give every span of this process to `processor`."""
+    global _provider  # noqa: PLW0603 - there is one per process, as of the process itself
+    from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    # What the environment says about this process goes before our name for it.
+    resource = Resource.create({"service.name": service_name}).merge(
+        OTELResourceDetector().detect()
+    )
+    _provider = TracerProvider(resource=resource)
+    _provider.add_span_processor(processor)
+    BotocoreInstrumentor().instrument(tracer_provider=_provider)
+
+
+def trace_web(app: Any, engine: "Engine") -> None:
+    """Trace the requests of a Flask application and its statements."""
+    if _provider is None:
+        return
+    from opentelemetry.instrumentation.flask import FlaskInstrumentor
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
+    FlaskInstrumentor().instrument_app(app, tracer_provider=_provider, excluded_urls=UNTRACED_URLS)
+    # It names SQLAlchemy 2.0 as the newest it knows, and works with 2.1: a test holds that.
+    SQLAlchemyInstrumentor().instrument(
+        engine=engine, tracer_provider=_provider, skip_dep_check=True
+    )
+
+
+def stop_tracing() -> None:
+    """Export what is left and trace no more."""
+    global _provider  # noqa: PLW0603 - as above
+    if _provider is None:
+        return
+    from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+
+    BotocoreInstrumentor().uninstrument()
+    _provider.shutdown()
+    _provider = None
+
+
+def current_traceparent() -> str | None:
+    """Return the W3C `traceparent` of the span in hand, for whoever goes on from here."""
+    if _provider is None:
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")
+
+
+class MessageSpan:
+    """The handling of one message, from `started_at_ns` (now) until `end`, in any threads.
+
+    It continues the trace that the message came with.
+    """
+
+    def __init__(
+        self,
+        routing_key: str,
+        *,
+        traceparent: str | None,
+        message_id: str | None,
+        started_at_ns: int | None = None,
+    ) -> None:
+        self._span = None
+        if _provider is None:
+            return
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._span = _provider.get_tracer(__name__).start_span(
+            routing_key,
+            context=TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "rabbitmq",
+                "messaging.operation.type": "process",
+                "messaging.rabbitmq.destination.routing_key": routing_key,
+                "messaging.message.id": message_id or "",
+            },
+            start_time=started_at_ns,
+        )
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make what happens in a block part of this span."""
+        if self._span is None:
+            yield
+            return
+        from opentelemetry.trace import use_span
+
+        with use_span(self._span):
+            yield
+
+    def end(self) -> None:
+        """Let the span end now."""
+        if self._span is not None:
+            self._span.end()
