@@ -12,7 +12,8 @@
  * no framework in here. Whatever is repeated is safe to repeat: nothing is ever uploaded twice.
  *
  * Every function takes these options:
- * - `baseUrl`: origin of the service, or of the backend that passes its calls on; default: the page's.
+ * - `baseUrl`: where the media API is, or the backend that passes calls on to it; default `/api/media`,
+ *   on the page's own origin.
  * - `headers`: headers that say who is calling, as an object or as a function that returns one (or a
  *   promise of one), called for each request, so that tokens can be renewed.
  * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
@@ -310,10 +311,10 @@ async function callService(method, path, options, { body, headers, onResponse } 
 }
 
 async function fetchOnce(method, path, options, { body, headers }) {
-  const { baseUrl = "", signal } = options;
+  const { baseUrl = "/api/media", signal } = options;
   const own = typeof options.headers === "function" ? await options.headers() : options.headers;
   try {
-    return await fetch(`${baseUrl}/api/media${path}`, {
+    return await fetch(`${baseUrl}${path}`, {
       method,
       headers: {
         Accept: "application/json",

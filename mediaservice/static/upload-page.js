@@ -177,7 +177,7 @@ class Item {
     this.controller = new AbortController();
     this.card.showStatus("processing");
     await this.run(async () => {
-      await retryMedia(this.mediaId, this.options());
+      await retryMedia(this.mediaId, this.options()).catch(passIfUnderWay);
       return follow(this.mediaId, this.options());
     });
   }
@@ -219,6 +219,13 @@ class Item {
     if (hadFocus) {
       (next ?? byId("files")).focus();
     }
+  }
+}
+
+/** A media that is no longer failed is being processed again, or was: that is what was asked for. */
+function passIfUnderWay(error) {
+  if (error.code !== "retry_not_possible") {
+    throw error;
   }
 }
 

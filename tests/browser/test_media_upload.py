@@ -241,6 +241,16 @@ def test_an_abort_ends_a_put_that_is_under_way(run, page):
     assert outcome["error"]["name"] == "AbortError"
 
 
+def test_the_service_may_be_anywhere(run, page, site):
+    def pass_on(route: Route) -> None:
+        url = route.request.url.replace("/backend/pictures", "/api/media")
+        route.fulfill(response=route.fetch(url=url))
+
+    page.route("**/backend/pictures/**", pass_on)
+    outcome = run(f"options.baseUrl = '{site.url}/backend/pictures'; {UPLOAD}")
+    assert outcome["result"]["status"] == "ready"
+
+
 def test_the_caller_may_be_told_by_a_function(run):
     outcome = run(
         """const user = options.headers;

@@ -87,6 +87,44 @@ def test_the_placeholder_is_there_before_the_picture_and_gone_after_it(page):
     expect(placeholder).to_be_hidden()
 
 
+def test_the_bar_tells_how_far_the_bytes_are(page, context):
+    page.goto("/")
+    # Without a limit the loopback is too fast for anybody to see a bar.
+    context.new_cdp_session(page).send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 150_000},
+    )
+    choose(page, {"name": "one.jpg", "mimeType": "image/jpeg", "buffer": jpeg() + bytes(300_000)})
+    uploading = card(page, "one.jpg")
+    expect(uploading.get_by_text(re.compile(r"^Uploading [1-9]\d? %$"))).to_be_visible()
+    fraction = uploading.get_by_role("progressbar").evaluate("(bar) => bar.value")
+    assert 0 < fraction <= 1
+    expect(uploading.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(uploading.get_by_role("progressbar")).to_be_hidden()
+
+
+def test_a_processing_that_failed_for_no_fault_of_the_images_can_be_tried_again(page):
+    told = []
+
+    def tell_of_a_failure_once(route: Route) -> None:
+        if told:
+            route.continue_()
+            return
+        told.append(route)
+        reason = {"code": "decoder_unavailable", "retryable": True, "message": "No decoder."}
+        media_id = route.request.url.split("/")[-2]
+        route.fulfill(json={"id": media_id, "status": "failed", "error": reason})
+
+    page.route("**/status", tell_of_a_failure_once)
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    failed = card(page, "one.jpg")
+    expect(failed.get_by_text("No decoder.")).to_be_visible()
+    with page.expect_request("**/retry"):
+        failed.get_by_role("button", name="Try again").click()
+    expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
+
+
 def test_files_can_be_dropped_anywhere_on_the_page(page):
     page.goto("/")
     transfer = page.evaluate_handle(
