@@ -22,6 +22,7 @@ from mediaservice.broker import create_topology
 from mediaservice.models import Base, create_database_engine
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES
+from tests.service import Service
 from tests.world import SETTINGS, World, store_environment
 
 SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
@@ -154,6 +155,49 @@ def make_world(
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture(scope="module")
+def running_service(
+    postgresql: PostgreSQL,
+    rabbitmq: RabbitMQ,
+    seaweedfs: SeaweedFS,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    name = f"service_{uuid.uuid4().hex}"
+    with postgresql.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    proxies: list[Proxy] = []
+
+    def make_proxy(port: int) -> Proxy:
+        proxies.append(Proxy(port))
+        return proxies[-1]
+
+    service = Service(
+        tmp_path_factory.mktemp("service"),
+        postgresql=postgresql,
+        database=name,
+        rabbitmq=rabbitmq,
+        seaweedfs=seaweedfs,
+        make_proxy=make_proxy,
+    )
+    try:
+        service.start()
+        yield service
+    finally:
+        service.stop()
+        for proxy in proxies:
+            proxy.close()
+    with postgresql.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def service(amqp: BlockingChannel, running_service: Service) -> Iterator[Service]:
+    """The service's processes, whole, and queues without messages of other tests."""
+    running_service.recover()
+    yield running_service
+    running_service.recover()
 
 
 @pytest.fixture(autouse=True)

@@ -285,6 +285,24 @@ def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy
     broker.ack([again])
 
 
+def test_a_delivery_of_a_lost_connection_acknowledges_nothing_on_the_next(
+    amqp, make_broker, proxy, url_by_proxy, rabbitmq
+):
+    """Delivery tags start again at 1: an old one would acknowledge another message."""
+    broker = make_broker(url_by_proxy)
+    put(amqp, *encode(result()))
+    (old,) = consume(broker)
+    proxy.cut()
+    (again,) = consume(broker)
+    assert (again.delivery_tag, again.body) == (old.delivery_tag, old.body)
+    broker.ack([old])
+    broker.close()
+    other = make_broker(rabbitmq.url)
+    (left,) = consume(other)
+    assert left.body == old.body
+    other.ack([left])
+
+
 def test_a_channel_closed_by_the_broker_is_replaced(amqp, broker):
     """Such as after consumer_timeout; pika's connection does not report it."""
     consumed = broker.consume(limit=1, wait_seconds=0.01)
