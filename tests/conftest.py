@@ -6,6 +6,7 @@ A server that cannot be had fails the tests that need it, with the line that say
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
-from mediaservice.broker import create_topology
+from mediaservice.broker import RESULTS_QUEUE, create_topology
+from mediaservice.broker import RabbitMQ as Broker
+from mediaservice.listener import Listener
 from mediaservice.models import Base, create_database_engine
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES
@@ -155,6 +158,21 @@ def make_world(
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture
+def make_listener(amqp: BlockingChannel, rabbitmq: RabbitMQ) -> Iterator[Callable[..., Listener]]:
+    """Make listeners over a world, on RabbitMQ or at another address."""
+    made = []
+
+    def make(world: World, url: str = rabbitmq.url) -> Listener:
+        stopping = threading.Event()
+        made.append(Broker(url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait))
+        return Listener(world.lifecycle, made[-1], stopping, poll_seconds=0.02)
+
+    yield make
+    for broker in made:
+        broker.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
-"""An onlooker's hands in RabbitMQ: put a message, take a message."""
+"""An onlooker's hands in RabbitMQ, and on the listener's loop."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -7,6 +8,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from devstack.process import wait_until
 from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.listener import Listener
+from mediaservice.messages import Result, encode
 
 QUEUES = (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE)
 _NOTHING = (None, None, None)
@@ -34,3 +37,18 @@ def take(amqp: BlockingChannel, queue: str) -> tuple[Any, Any, bytes]:
 def count(amqp: BlockingChannel, queue: str) -> int:
     """Return how many messages wait in a queue."""
     return int(amqp.queue_declare(queue, passive=True).method.message_count)
+
+
+def answer(amqp: BlockingChannel, result: Result) -> None:
+    """Publish a worker's answer."""
+    put(amqp, *encode(result))
+
+
+def run_until(listener: Listener, condition: Callable[[], object], what: str) -> None:
+    """Let a listener's loop turn until the condition holds."""
+
+    def turn() -> bool:
+        listener.run_once()
+        return bool(condition())
+
+    wait_until(turn, seconds=20, what=what)

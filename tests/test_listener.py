@@ -15,7 +15,6 @@ from mediaservice.broker import (
     REASON_HEADER,
     RESULTS_QUEUE,
     InlineBroker,
-    RabbitMQ,
 )
 from mediaservice.listener import Listener
 from mediaservice.messages import (
@@ -27,7 +26,7 @@ from mediaservice.messages import (
 )
 from mediaservice.models import Media, now_plus
 from tests.builders import process_request
-from tests.queues import count, put, take
+from tests.queues import answer, count, put, run_until, take
 from tests.world import failed, processed
 
 
@@ -37,35 +36,8 @@ def database_url(postgresql_url):
 
 
 @pytest.fixture
-def make_listener(amqp, rabbitmq):
-    made = []
-
-    def make(world, url=rabbitmq.url):
-        stopping = threading.Event()
-        broker = RabbitMQ(url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait)
-        made.append(broker)
-        return Listener(world.lifecycle, broker, stopping, poll_seconds=0.02)
-
-    yield make
-    for broker in made:
-        broker.close()
-
-
-@pytest.fixture
 def listener(make_listener, world):
     return make_listener(world)
-
-
-def run_until(listener, condition, what):
-    def turn():
-        listener.run_once()
-        return condition()
-
-    wait_until(turn, seconds=20, what=what)
-
-
-def answer(amqp, result):
-    put(amqp, *encode(result))
 
 
 def test_a_due_job_is_published_with_its_request_id(world, listener, amqp):
