@@ -4,6 +4,7 @@ One thread does both in turn, so that neither a stream of results nor a backlog 
 starve the other. All decisions are `lifecycle`'s; any number of listeners may run at once.
 """
 
+import random
 import signal
 import threading
 import time
@@ -206,6 +207,8 @@ class Listener:
         if time.monotonic() < self._purge_at:
             return 0
         claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
+        # In any order: one that the store always refuses must not stand before the same others.
+        random.shuffle(claimed)
         for index, row in enumerate(claimed):
             try:
                 self._lifecycle.deletion.purge(row)

@@ -9,11 +9,13 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
 from config.settings import Settings
 from devstack.postgresql import PostgreSQL
@@ -99,7 +101,8 @@ def amqp(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
     for queue in QUEUES:
         channel.queue_purge(queue)
     yield channel
-    connection.close()
+    with suppress(AMQPError):  # a test may have killed the server
+        connection.close()
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ def test_crash_after_commit_and_before_ack(world, make_listener, amqp, monkeypat
     before = world.row(job.media_id)
     assert before.status == "ready"
     victim._broker.close()
-    assert count(amqp, RESULTS_QUEUE) == 1
+    wait_until(lambda: count(amqp, RESULTS_QUEUE), seconds=10, what="the answer to be back")
     survivor = make_listener(world)
     run_until(survivor, lambda: count(amqp, RESULTS_QUEUE) == 0, "the redelivery")
     survivor._broker.close()
