@@ -205,12 +205,14 @@ class Media(Base):
 def create_database_engine(database_url: str) -> Engine:
     """Return the engine of one process; connections open lazily, so it may be made before a fork.
 
-    Statements commit by themselves: one statement is one transaction unless a caller opens a
-    longer one with `Engine.begin`.
+    Every statement commits by itself; `Rows.begin` is for transactions of several.
     """
     if database_url.startswith("postgresql"):
         return create_engine(
             database_url,
+            isolation_level="AUTOCOMMIT",
+            # There is nothing to roll back: whoever begins a transaction also ends it.
+            pool_reset_on_return=None,
             pool_size=2,
             max_overflow=2,
             connect_args={
@@ -223,7 +225,7 @@ def create_database_engine(database_url: str) -> Engine:
                 "options": "-c timezone=UTC -c statement_timeout=15000",
             },
         )
-    engine = create_engine(database_url, connect_args={"timeout": 15})
+    engine = create_engine(database_url, isolation_level="AUTOCOMMIT", connect_args={"timeout": 15})
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
 

@@ -11,7 +11,7 @@ MIGRATION_LOCK = 0x6D65646961  # "media": any number, as long as it is always th
 
 def run_migrations() -> None:
     """Run the pending migrations, each in its own transaction."""
-    engine = current_app.extensions["media"].lifecycle.rows.engine
+    engine = current_app.extensions["media"].lifecycle.rows.transactions
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             # Several releases may start at once; and building an index may take its time.

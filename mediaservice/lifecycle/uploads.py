@@ -10,7 +10,16 @@ from uuid import UUID
 
 import filetype
 import uuid_utils.compat
-from sqlalchemy import ColumnElement, func, literal, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    bindparam,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
@@ -32,6 +41,17 @@ from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, Uploa
 
 PENDING_RETRY_AFTER_SECONDS = 30
 
+# The columns of a new row that the client decides, or that follow from its id.
+_DECLARED = (
+    "id",
+    "owner_id",
+    "owner_type",
+    "raw_key",
+    "content_type",
+    "size_bytes",
+    "checksum_sha256",
+    "idempotency_key",
+)
 # HEIF is the container and HEIC its usual content: phones and browsers use either name.
 _CANONICAL_TYPE = {"image/heif": "image/heic"}
 
@@ -64,6 +84,7 @@ class Uploads:
         self._rows = rows
         self._storage = storage
         self._settings = settings
+        self._insert_statement = self._build_insert()
 
     def request(self, request: UploadRequest) -> UploadTicket:
         """Store a pending media and return its upload URL; the row is committed first.
@@ -166,57 +187,55 @@ class Uploads:
     def _insert(self, request: UploadRequest) -> MediaRow | None:
         """Insert a pending row, or return None: too many pending, or the key was used before."""
         media_id = uuid_utils.compat.uuid7()
-        values: dict[str, Any] = {
+        values = {
             "id": media_id,
             "owner_id": request.owner_id,
             "owner_type": request.owner_type,
-            "status": Status.PENDING.value,
             "raw_key": raw_key(media_id),
             "content_type": request.content_type,
             "size_bytes": request.size_bytes,
             "checksum_sha256": request.checksum_sha256,
             "idempotency_key": request.idempotency_key,
+        }
+        # Parallel requests of one owner go one by one, so that none counts without the others.
+        row = self._rows.execute_alone(
+            _lock_number(request.owner_id), self._insert_statement, values
+        )
+        if row is not None:
+            log_transition(Event.UPLOAD_REQUESTED, row.id)
+        return row
+
+    def _build_insert(self) -> Executable:
+        """Return the statement that inserts a pending row if its owner may have one more."""
+        columns = Media.__table__.c
+        values: dict[str, ColumnElement[Any]] = {
+            name: bindparam(name, type_=columns[name].type) for name in _DECLARED
+        }
+        values |= {
+            "status": literal(Status.PENDING.value),
             "created_at": now_plus(0),
             "updated_at": now_plus(0),
-            "attempt": 0,
-            "attempts_left": 0,
+            "attempt": literal(0),
+            "attempts_left": literal(0),
             **self._deadlines(),
         }
-        columns = Media.__table__.c
-        source = select(
-            *(
-                value if isinstance(value, ColumnElement) else literal(value, columns[name].type)
-                for name, value in values.items()
-            )
-        ).where(*self._within_limits(request))
+        pending = (Media.owner_id == values["owner_id"], text(IS_PENDING))
+        count = select(func.count()).where(*pending).scalar_subquery()
+        size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
+        source = select(*values.values()).where(
+            count < self._settings.max_pending_uploads,
+            size.scalar_subquery() + values["size_bytes"] <= self._settings.max_pending_bytes,
+        )
         insert = (postgresql if self._rows.is_postgresql else sqlite).insert(Media)
-        statement = (
+        statement: Executable = (
             insert.from_select(list(values), source)
             .on_conflict_do_nothing(
                 index_elements=["owner_id", "idempotency_key"],
                 index_where=Media.idempotency_key.is_not(None),
             )
-            .returning(*COLUMNS)
+            .returning(Media.id, Media.raw_key, Media.upload_expires_at)
         )
-        with self._rows.begin() as connection:
-            if self._rows.is_postgresql:
-                # Parallel requests of one owner queue up here, so none counts without the others.
-                connection.execute(
-                    select(func.pg_advisory_xact_lock(_lock_number(request.owner_id)))
-                )
-            row: MediaRow | None = connection.execute(statement).first()
-        if row is not None:
-            log_transition(Event.UPLOAD_REQUESTED, row.id)
-        return row
-
-    def _within_limits(self, request: UploadRequest) -> tuple[ColumnElement[bool], ...]:
-        pending = (Media.owner_id == request.owner_id, text(IS_PENDING))
-        count = select(func.count()).where(*pending).scalar_subquery()
-        size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
-        return (
-            count < self._settings.max_pending_uploads,
-            size.scalar_subquery() + request.size_bytes <= self._settings.max_pending_bytes,
-        )
+        return statement
 
     def _renew(self, request: UploadRequest) -> MediaRow:
         """Return the pending row of an earlier, equal request with new deadlines, or raise."""
