@@ -1,0 +1,45 @@
+"""The doctor: tries out whether store, database and broker really do what this service relies on.
+
+Many S3-compatible stores accept the headers that protect uploads and do not act on them. So nothing
+is believed that was not tried: each probe does what a client, a worker or an attacker would do, and
+what it leaves behind is deleted again.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from config.settings import Settings
+from mediaservice.doctor.bench import StoreBench
+from mediaservice.doctor.probes import Check, Verdict, examine
+from mediaservice.doctor.services import broker_probes, clock_probes, database_probes
+from mediaservice.doctor.store import StoreProbes
+from mediaservice.lifecycle import Lifecycle
+from mediaservice.storage import Storage, StoreUnavailable
+
+__all__ = ["Check", "Verdict", "examine_service"]
+
+
+def examine_service(
+    settings: Settings,
+    storage: Storage,
+    lifecycle: Lifecycle,
+    *,
+    migrations: Path,
+    now: datetime | None = None,
+) -> Iterator[Check]:
+    """Yield the outcome of each probe as it is made: store, database, broker, clocks.
+
+    `storage` signs upload URLs as web does; `now` replaces the clock of this process.
+    """
+    bench = StoreBench(storage)
+    try:
+        yield from examine(StoreProbes(bench, settings).probes())
+    finally:
+        # What cannot be deleted now is found by the next audit: the keys belong to no media.
+        with suppress(StoreUnavailable):
+            bench.clear()
+    yield from examine(database_probes(lifecycle.rows.engine, migrations))
+    yield from examine(broker_probes(settings.broker_url))
+    yield from examine(clock_probes(settings, lifecycle.rows, bench.clock_ahead_seconds, now))

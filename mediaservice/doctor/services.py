@@ -1,0 +1,108 @@
+"""What is tried of the database, the broker and the clocks."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+
+from config.settings import Settings
+from mediaservice.broker import BrokerDesk
+from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
+from mediaservice.lifecycle.rows import Rows
+
+# The Date header of a store has whole seconds, and answers take time.
+NOTABLE_SECONDS = 5
+
+
+def database_probes(engine: Engine, migrations: Path) -> Iterator[Probe]:
+    """Yield what is tried of the database."""
+
+    def answers() -> str:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        return f"{engine.dialect.name} answers"
+
+    def is_at_head() -> str:
+        wanted = set(ScriptDirectory(str(migrations)).get_heads())
+        with engine.connect() as connection:
+            applied = set(MigrationContext.configure(connection).get_current_heads())
+        if applied != wanted:
+            found = ", ".join(sorted(applied)) or "none"
+            raise Broken(f"applied: {found}; this code needs: {', '.join(sorted(wanted))}")
+        return ", ".join(sorted(applied))
+
+    yield Probe(
+        "database",
+        "the database can be reached",
+        "look at DATABASE_URL, and whether the server runs and takes connections from here",
+        answers,
+        is_essential=True,
+    )
+    yield Probe(
+        "migrations",
+        "every migration of this code has been applied",
+        "flask --app app db upgrade",
+        is_at_head,
+    )
+
+
+def broker_probes(broker_url: str) -> Iterator[Probe]:
+    """Yield what is tried of RabbitMQ."""
+
+    def answers() -> str:
+        if broker_url == "inline:":
+            raise Untried("BROKER_URL=inline: there is no broker")
+        with BrokerDesk(broker_url):
+            return "RabbitMQ answers"
+
+    def is_as_declared() -> str:
+        if broker_url == "inline:":
+            raise Untried("BROKER_URL=inline: there is no broker")
+        with BrokerDesk(broker_url) as desk:
+            faults = desk.topology_faults()
+        if faults:
+            raise Broken("; ".join(faults))
+        return "exchanges and queues have the right arguments"
+
+    yield Probe(
+        "broker",
+        "RabbitMQ can be reached",
+        "look at BROKER_URL, and whether the server runs and takes connections from here",
+        answers,
+        is_essential=True,
+    )
+    yield Probe(
+        "broker_topology",
+        "exchanges and queues are what service and worker need",
+        "missing: flask --app app media init. Other arguments: stop listeners and workers, move "
+        "the messages away (shovel), delete the queue, media init",
+        is_as_declared,
+    )
+
+
+def clock_probes(
+    settings: Settings, rows: Rows, store_ahead_seconds: float | None, now: datetime | None
+) -> Iterator[Probe]:
+    """Yield what is tried of the clocks: URLs are signed by ours and judged by the others'."""
+
+    def agree() -> str:
+        ahead = {"database": (rows.now() - (now or datetime.now(UTC))).total_seconds()}
+        if store_ahead_seconds is not None:
+            ahead["store"] = store_ahead_seconds
+        found = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in ahead.items())
+        worst = max(abs(seconds) for seconds in ahead.values())
+        if worst > settings.upload_grace_seconds:
+            raise Broken(f"{found}; UPLOAD_GRACE_SECONDS={settings.upload_grace_seconds}")
+        if worst > NOTABLE_SECONDS:
+            raise Doubt(found)
+        return found
+
+    yield Probe(
+        "clocks",
+        "the clocks of database and store agree with this one",
+        "have NTP (chrony, systemd-timesyncd) running on every machine",
+        agree,
+    )

@@ -1,0 +1,230 @@
+"""What is tried of the object store as a whole: access, reading, serving, CORS, deleting."""
+
+import secrets
+from collections.abc import Iterator
+
+import urllib3
+
+from config.settings import Settings
+from mediaservice.doctor.bench import PUBLIC_TYPE, StoreBench
+from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
+from mediaservice.doctor.uploads import UploadProbes
+from mediaservice.storage import PUBLIC_CACHE_CONTROL
+
+_INIT = "flask --app app media init, with the keys of somebody who may change the buckets"
+
+
+class StoreProbes:
+    """The probes of one store."""
+
+    def __init__(self, bench: StoreBench, settings: Settings) -> None:
+        self._bench = bench
+        self._storage = bench.storage
+        self._cdn_base_url = settings.cdn_base_url
+        self._web_origins = settings.web_origins
+        self._uploads = UploadProbes(bench)
+
+    def probes(self) -> Iterator[Probe]:
+        """Yield every probe, those that others need first."""
+        yield Probe(
+            "store",
+            "both buckets can be reached with our keys",
+            "look at S3_ENDPOINT, the keys and the buckets' names; flask --app app media init "
+            "makes missing buckets",
+            self._reach,
+            is_essential=True,
+        )
+        yield from self._uploads.probes()
+        yield from self._read_probes()
+        yield from self._cors_probes()
+        yield from self._delete_probes()
+        yield self._uploads.expiry()
+
+    def _read_probes(self) -> Iterator[Probe]:
+        yield Probe(
+            "read_if_match",
+            "workers read the accepted original or none (If-Match)",
+            "the service compares ETags itself too; workers of others may not: prefer a store with "
+            "conditional reads",
+            self._if_match,
+        )
+        yield Probe(
+            "raw_private",
+            "nobody without keys reads or lists originals",
+            "take every public policy and ACL off the raw bucket (AWS: Block Public Access)",
+            self._raw_private,
+        )
+        yield Probe(
+            "cdn",
+            "CDN_BASE_URL serves public objects, with type and caching",
+            "look at CDN_BASE_URL and the CDN's origin; flask --app app media init opens the "
+            "public bucket to readers",
+            self._cdn,
+        )
+        yield Probe(
+            "public_read",
+            "the public bucket can be read without keys",
+            f"nothing, if only the CDN is to read it; otherwise {_INIT}",
+            self._public_read,
+        )
+        yield Probe(
+            "public_closed",
+            "nobody without keys lists or writes the public bucket",
+            f"allow anonymous s3:GetObject alone: {_INIT}",
+            self._public_closed,
+        )
+
+    def _cors_probes(self) -> Iterator[Probe]:
+        yield Probe(
+            "cors",
+            "pages of each WEB_ORIGINS may upload",
+            f"{_INIT}; stores without PutBucketCors need it in their own configuration",
+            self._own_origins,
+        )
+        yield Probe(
+            "cors_foreign",
+            "pages of other origins may not",
+            f"{_INIT}; look at the store's own CORS setting too (SeaweedFS: -s3.allowedOrigins)",
+            self._foreign_origin,
+        )
+
+    def _delete_probes(self) -> Iterator[Probe]:
+        yield Probe(
+            "delete",
+            "what is deleted is gone",
+            "the keys need s3:DeleteObject on both buckets",
+            self._delete,
+        )
+        yield Probe(
+            "no_versions",
+            "deleted bytes are not kept as older versions",
+            "suspend versioning, or let a lifecycle rule expire noncurrent versions: deletion is a "
+            "promise to the owner, and originals hold EXIF and GPS",
+            self._versions,
+        )
+
+    def _reach(self) -> str:
+        self._storage.ping()
+        return f"{self._storage.raw_bucket} and {self._storage.public_bucket} answer"
+
+    def _if_match(self) -> str:
+        key = self._bench.upload()
+        found = self._storage.inspect_upload(key, with_checksum=False)
+        url = self._bench.read_url(key)
+        right = self._bench.request("GET", url, headers={"If-Match": found.etag})
+        wrong = self._bench.request("GET", url, headers={"If-Match": '"another"'})
+        if right.status != 200 or right.data != self._bench.body:
+            raise Broken(f"the right ETag: HTTP {right.status}")
+        if wrong.status != 412:
+            raise Doubt(f"a wrong ETag: HTTP {wrong.status}")
+        return "the right ETag: HTTP 200; a wrong one: HTTP 412"
+
+    def _raw_private(self) -> str:
+        key = self._bench.upload()
+        read = self._bench.request("GET", self._bench.address(self._storage.raw_bucket, key))
+        listed = self._bench.request("GET", self._bench.address(self._storage.raw_bucket, ""))
+        if read.status < 300 or listed.status < 300:
+            raise Broken(f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}")
+        return f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}"
+
+    def _cdn(self) -> str:
+        self._bench.write_public()
+        answer = self._bench.request("GET", f"{self._cdn_base_url}/{self._bench.public_key}")
+        self._check_public(answer)
+        return f"HTTP 200, {answer.headers['Content-Type']}, {answer.headers['Cache-Control']}"
+
+    def _public_read(self) -> str:
+        self._bench.write_public()
+        answer = self._bench.request("GET", self._bench.public_address)
+        if answer.status in (401, 403):
+            raise Doubt(f"anonymous GET: HTTP {answer.status}")
+        self._check_public(answer)
+        return "anonymous GET: HTTP 200"
+
+    def _public_closed(self) -> str:
+        listed = self._bench.request("GET", self._bench.address(self._storage.public_bucket, ""))
+        written = self._bench.request(
+            "PUT",
+            self._bench.public_address,
+            body=self._bench.body,
+        )
+        found = f"anonymous list: HTTP {listed.status}; PUT: HTTP {written.status}"
+        if listed.status < 300 or written.status < 300:
+            raise Broken(found)
+        return found
+
+    def _check_public(self, answer: urllib3.BaseHTTPResponse) -> None:
+        if answer.status != 200:
+            raise Broken(f"HTTP {answer.status}")
+        if answer.data != self._bench.body:
+            raise Broken("HTTP 200, with other bytes")
+        for header, expected in (
+            ("Content-Type", PUBLIC_TYPE),
+            ("Cache-Control", PUBLIC_CACHE_CONTROL),
+        ):
+            if answer.headers.get(header) != expected:
+                raise Broken(f"{header}: {answer.headers.get(header)}, not {expected}")
+
+    def _own_origins(self) -> str:
+        origins = self._web_origins
+        if not origins:
+            raise Untried("WEB_ORIGINS is not set: no page of another origin may upload")
+        refused = [fault for origin in origins if (fault := self._cors_fault(origin))]
+        if refused:
+            raise Broken("; ".join(refused))
+        return f"allowed: {', '.join(origins)}"
+
+    def _foreign_origin(self) -> str:
+        if "*" in self._web_origins:
+            raise Untried("WEB_ORIGINS allows every origin")
+        foreign = f"https://{secrets.token_hex(8)}.invalid"
+        allowed = self._preflight(foreign).headers.get("Access-Control-Allow-Origin")
+        if allowed in (foreign, "*"):
+            raise Broken(f"Access-Control-Allow-Origin: {allowed} for {foreign}")
+        return "no Access-Control-Allow-Origin for a foreign origin"
+
+    def _cors_fault(self, origin: str) -> str | None:
+        """Return why a page of this origin may not upload, or None."""
+        answer = self._preflight(origin)
+        if answer.headers.get("Access-Control-Allow-Origin") not in (origin, "*"):
+            return f"{origin} is not allowed (HTTP {answer.status})"
+        if "PUT" not in _words(answer, "Access-Control-Allow-Methods"):
+            return f"{origin} may not PUT"
+        allowed = _words(answer, "Access-Control-Allow-Headers")
+        missing = {name.upper() for name in self._bench.presign("any").headers} - allowed
+        if missing and "*" not in allowed:
+            return f"{origin} may not use {', '.join(sorted(missing)).lower()}"
+        return None
+
+    def _preflight(self, origin: str) -> urllib3.BaseHTTPResponse:
+        upload = self._bench.presign(self._bench.new_key())
+        return self._bench.request(
+            "OPTIONS",
+            upload.url,
+            headers={
+                "Origin": origin,
+                "Access-Control-Request-Method": "PUT",
+                "Access-Control-Request-Headers": ",".join(sorted(upload.headers)).lower(),
+            },
+        )
+
+    def _delete(self) -> str:
+        key = self._bench.new_key()
+        if self._bench.has_uploaded:
+            key = self._bench.upload()
+        self._bench.write_public()
+        prefix = self._bench.public_key.rpartition("/")[0] + "/"
+        if not self._storage.purge(raw_key=key, public_prefix=prefix):
+            raise Broken("objects were still there after their deletion")
+        return "both buckets are empty of it"
+
+    def _versions(self) -> str:
+        buckets = (self._storage.raw_bucket, self._storage.public_bucket)
+        kept = [bucket for bucket in buckets if self._storage.keeps_versions(bucket)]
+        if kept:
+            raise Doubt(f"versioning is on in {' and '.join(kept)}")
+        return "versioning is off"
+
+
+def _words(answer: urllib3.BaseHTTPResponse, header: str) -> set[str]:
+    return {word.strip().upper() for word in answer.headers.get(header, "").split(",")}

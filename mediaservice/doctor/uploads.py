@@ -1,0 +1,128 @@
+"""What is tried of uploads: that an upload URL stores what was declared, once, and nothing else."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+from mediaservice.doctor.bench import CONTENT_TYPE, StoreBench
+from mediaservice.doctor.probes import Broken, Probe
+
+_OTHER_TYPE = "text/html"
+_MAX_WAIT_SECONDS = 10
+_SIGNED = {"content-length", "content-type", "host", "if-none-match", "x-amz-checksum-sha256"}
+_VERIFY = (
+    "the store does not hold clients to what was signed: use one that verifies SigV4 with every "
+    "signed header (AWS S3, SeaweedFS, Ceph, MinIO), or none of the limits on uploads hold"
+)
+
+
+class UploadProbes:
+    """The probes of one store's uploads; `expiry` is the last to be made, `probes` the others."""
+
+    def __init__(self, bench: StoreBench) -> None:
+        self._bench = bench
+        # Signed first and tried last, so that there is hardly anything to wait for.
+        self._expiring_key = bench.new_key()
+        self._expiring = bench.presign(self._expiring_key, ttl_seconds=1)
+        # SigV4 has whole seconds: this is when the last part of the last one is over.
+        self._dead_at = int(time.time()) + 2
+
+    def probes(self) -> Iterator[Probe]:
+        """Yield them in the order they need: without a good upload the bad ones tell nothing."""
+        yield Probe(
+            "presign_sigv4",
+            "upload URLs are signed with SigV4, over every header that protects them",
+            "a defect of this installation: botocore must sign with s3v4",
+            self._signature,
+        )
+        yield Probe(
+            "upload",
+            "an upload URL stores the object as declared",
+            "look at S3_PUBLIC_ENDPOINT (it must be reachable from here as from browsers), at "
+            "proxies that change the Host header, and at the clocks",
+            self._upload,
+        )
+        for name, guarantee, attempt in (
+            ("signature", "a forged upload URL stores nothing", self._forged),
+            ("upload_length", "a body of another length is refused", self._length),
+            ("upload_type", "another Content-Type is refused", self._type),
+            ("upload_condition", "a PUT without If-None-Match is refused", self._condition),
+            ("upload_checksum", "bytes with another SHA-256 are refused", self._checksum),
+            ("upload_once", "a second PUT cannot replace the object", self._once),
+        ):
+            yield Probe(name, guarantee, _VERIFY, attempt)
+
+    def expiry(self) -> Probe:
+        """Return the probe of a URL that is dead by now, or nearly."""
+        return Probe("upload_expiry", "a dead upload URL stores nothing", _VERIFY, self._expiry)
+
+    def _signature(self) -> str:
+        query = parse_qs(urlsplit(self._bench.presign(self._bench.new_key()).url).query)
+        algorithm = query.get("X-Amz-Algorithm", ["none"])[0]
+        signed = set(query.get("X-Amz-SignedHeaders", [""])[0].split(";"))
+        if algorithm != "AWS4-HMAC-SHA256" or not signed >= _SIGNED:
+            missing = ", ".join(sorted(_SIGNED - signed)) or "nothing"
+            raise Broken(f"algorithm: {algorithm}; not signed: {missing}")
+        return ", ".join(sorted(signed))
+
+    def _upload(self) -> str:
+        key = self._bench.new_key()
+        answer = self._bench.put(self._bench.presign(key))
+        if answer.status != 200:
+            raise Broken(f"HTTP {answer.status}")
+        found = self._bench.storage.inspect_upload(key, with_checksum=True)
+        if (found.size_bytes, found.content_type) != (len(self._bench.body), CONTENT_TYPE):
+            raise Broken(f"stored as {found.size_bytes} bytes of {found.content_type}")
+        self._bench.has_uploaded = True
+        return f"HTTP 200, {found.size_bytes} bytes of {found.content_type}"
+
+    def _forged(self) -> str:
+        key = self._bench.new_key()
+        upload = self._bench.presign(key)
+        signature = parse_qs(urlsplit(upload.url).query).get("X-Amz-Signature", [""])[0]
+        forged = replace(upload, url=upload.url.replace(signature, signature[::-1]))
+        return self._bench.refused(key, self._bench.put(forged))
+
+    def _length(self) -> str:
+        found = []
+        for body in (self._bench.body + b"!", self._bench.body[:-1]):
+            key = self._bench.new_key()
+            upload = self._bench.presign(key, with_checksum=False)
+            found.append(self._bench.refused(key, self._bench.put(upload, body)))
+        return f"longer: {found[0]}; shorter: {found[1]}"
+
+    def _type(self) -> str:
+        key = self._bench.new_key()
+        answer = self._bench.put(self._bench.presign(key), changed={"Content-Type": _OTHER_TYPE})
+        return self._bench.refused(key, answer)
+
+    def _condition(self) -> str:
+        key = self._bench.new_key()
+        answer = self._bench.put(self._bench.presign(key), changed={"If-None-Match": None})
+        return self._bench.refused(key, answer)
+
+    def _checksum(self) -> str:
+        key = self._bench.new_key()
+        answer = self._bench.put(self._bench.presign(key), self._bench.body[::-1])
+        return self._bench.refused(key, answer)
+
+    def _once(self) -> str:
+        self._bench.require_uploads()
+        key = self._bench.new_key()
+        upload = self._bench.presign(key, with_checksum=False)
+        self._bench.put(upload)
+        first = self._bench.storage.inspect_upload(key, with_checksum=False)
+        answer = self._bench.put(upload, self._bench.body[::-1])
+        second = self._bench.storage.inspect_upload(key, with_checksum=False)
+        if answer.status < 300 or second.first_bytes != first.first_bytes:
+            raise Broken(f"HTTP {answer.status}: the object was replaced")
+        return f"refused with HTTP {answer.status}"
+
+    def _expiry(self) -> str:
+        self._bench.require_uploads()
+        # By the store's clock, which may be behind ours, and whose Date has whole seconds too.
+        behind_seconds = max(0, -(self._bench.clock_ahead_seconds or 0) - 1)
+        wait_seconds = self._dead_at + behind_seconds - time.time()
+        time.sleep(min(max(0, wait_seconds), _MAX_WAIT_SECONDS))
+        return self._bench.refused(self._expiring_key, self._bench.put(self._expiring))
