@@ -1,0 +1,312 @@
+"""One upload through the deployed processes, as its operators see it: logs, metrics, traces."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from config.settings import Settings
+from devstack.process import Process, find_free_ports, wait_until
+from mediaservice.storage import Storage
+from tests.builders import jpeg
+from tests.world import store_environment
+
+PROJECT = Path(__file__).resolve().parent.parent
+METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
+GATEWAY_TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+ALICE = uuid4()
+
+
+class Collector(ThreadingHTTPServer):
+    """An OpenTelemetry collector that remembers spans, each with its service's name."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.spans = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def find(self, service, name):
+        return next((span for one, span in self.spans if (one, span.name) == (service, name)), None)
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            facts = {a.key: a.value.string_value for a in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.server.spans += [(facts["service.name"], span) for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def collector():
+    with Collector() as server:
+        yield server
+        server.shutdown()
+
+
+class Deployment:
+    """Web with two processes, one listener, one worker, as in production."""
+
+    def __init__(self, environ, directory):
+        self.web_port, self.listener_port, self.worker_port = (find_free_ports() for _ in range(3))
+        self._directory = directory
+        web = ("-m", "gunicorn", "--config", "config/gunicorn.py", "app:app")
+        self.processes = {
+            name: Process(
+                name,
+                [sys.executable, *command],
+                log_path=directory / f"{name}.log",
+                environ={**environ, "PORT": str(self.web_port), "METRICS_PORT": str(port)},
+                cwd=PROJECT,
+                is_ready=lambda url=url: answers(url),
+            )
+            for name, command, port, url in (
+                ("web", web, 0, f"http://127.0.0.1:{self.web_port}/readyz"),
+                (
+                    "listener",
+                    ("worker_listener.py",),
+                    self.listener_port,
+                    f"http://127.0.0.1:{self.listener_port}/healthz",
+                ),
+                (
+                    "worker",
+                    ("-m", "mediaworker"),
+                    self.worker_port,
+                    f"http://127.0.0.1:{self.worker_port}/healthz",
+                ),
+            )
+        }
+
+    def start(self):
+        for process in self.processes.values():
+            process.start()
+
+    def stop(self):
+        for process in reversed(self.processes.values()):
+            process.stop()
+
+    def lines(self, process, **facts):
+        """Return the log lines of a process that have these facts; every line must be JSON."""
+        text = self.processes[process].log_path.read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if facts.items() <= line.items()]
+
+    def call(self, method, path, **arguments):
+        headers = {
+            "Authorization": f"Bearer {GATEWAY_TOKEN}",
+            "X-User-ID": str(ALICE),
+            **arguments.pop("headers", {}),
+        }
+        url = f"http://127.0.0.1:{self.web_port}/api/media{path}"
+        return requests.request(method, url, headers=headers, timeout=20, **arguments)
+
+    def metrics(self, process):
+        """Return what a process shows: {(name, labels): value}."""
+        port = {
+            "web": self.web_port,
+            "listener": self.listener_port,
+            "worker": self.worker_port,
+        }[process]
+        shown = requests.get(
+            f"http://127.0.0.1:{port}/metrics",
+            headers={"Authorization": f"Bearer {METRICS_TOKEN}"},
+            timeout=20,
+        )
+        assert shown.status_code == 200
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(shown.text)
+            for sample in family.samples
+        }
+
+    def value(self, process, name, **labels):
+        return self.metrics(process).get((name, frozenset(labels.items())))
+
+
+def answers(url):
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture
+def deployment(environ, postgresql_url, rabbitmq, amqp, seaweedfs, collector, tmp_path):
+    variables = {
+        **environ,
+        **store_environment(seaweedfs),
+        "PATH": os.environ["PATH"],
+        "HOST": "127.0.0.1",
+        "APP_ENV": "production",
+        "AUTH_MODE": "gateway",
+        "GATEWAY_TOKEN": GATEWAY_TOKEN,
+        "METRICS_TOKEN": METRICS_TOKEN,
+        "DATABASE_URL": postgresql_url,
+        "BROKER_URL": rabbitmq.url,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    Storage(Settings.from_environ(variables)).create_buckets(())
+    made = Deployment(variables, tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def upload(deployment, request_id):
+    """Upload a picture under one request id; return its media's id once it is ready."""
+    body = jpeg(640, 480)
+    headers = {"X-Request-ID": request_id}
+    ticket = deployment.call(
+        "POST",
+        "/request-upload",
+        headers=headers,
+        json={"content_type": "image/jpeg", "size_bytes": len(body)},
+    ).json()
+    requests.put(
+        ticket["upload_url"], data=body, headers=ticket["headers"], timeout=20
+    ).raise_for_status()
+    media_id = ticket["upload_id"]
+    answer = deployment.call("POST", "/complete", headers=headers, json={"upload_id": media_id})
+    assert answer.headers["X-Request-ID"] == request_id
+    wait_until(
+        lambda: deployment.call("GET", f"/{media_id}/status").json()["status"] == "ready",
+        seconds=30,
+        what="the picture",
+    )
+    return media_id
+
+
+def test_one_upload_is_followed_through_every_process(deployment, collector):
+    media_id = upload(deployment, "bff-42")
+
+    (line,) = deployment.lines("web", event="request", request_id="bff-42", status=202)
+    assert line["route"] == "/api/media/complete"
+    assert (line["caller"], line["media_id"]) == (str(ALICE), media_id)
+    assert deployment.lines("listener", event="job_dispatched", request_id="bff-42")
+    (line,) = deployment.lines("worker", event="message", request_id="bff-42")
+    assert (line["outcome"], line["media_id"]) == ("processed", media_id)
+    assert (line["routing_key"], line["message_id"]) == ("media.process", f"{media_id}:1")
+    # Its answer is seen by clients before the listener has got round to its own line.
+    wait_until(
+        lambda: deployment.lines("listener", event="message", request_id="bff-42"),
+        seconds=15,
+        what="the listener's line",
+    )
+    (line,) = deployment.lines("listener", event="message", request_id="bff-42")
+    assert (line["routing_key"], line["outcome"]) == ("media.processed", "applied")
+    transitions = [
+        line["transition"]
+        for process in ("web", "listener")
+        for line in deployment.lines(process, event="media_transition", request_id="bff-42")
+    ]
+    assert transitions == ["upload_requested", "upload_completed", "processed"]
+
+    name = "POST /api/media/complete"
+    spans = {
+        "web": ("media-web", name),
+        "worker": ("media-worker", "media.process"),
+        "listener": ("media-listener", "media.processed"),
+    }
+    wait_until(
+        lambda: all(collector.find(*span) for span in spans.values()), seconds=15, what="the spans"
+    )
+    web, worker, listener = (collector.find(*span) for span in spans.values())
+    assert web.trace_id == worker.trace_id == listener.trace_id
+    assert worker.parent_span_id == web.span_id
+    assert listener.parent_span_id == worker.span_id
+    children = {s.name for one, s in collector.spans if s.parent_span_id == worker.span_id}
+    assert {"S3.GetObject", "S3.PutObject"} <= children
+
+
+def test_every_process_shows_what_it_has_counted(deployment):
+    upload(deployment, "counted")
+    labels = {"method": "POST", "route": "/api/media/complete", "status": "202"}
+    name = "media_http_request_duration_seconds_count"
+    assert deployment.value("web", name, **labels) == 1
+    assert deployment.value("web", "media_presigned_uploads_total") == 1
+    name = "media_processing_duration_seconds_count"
+    assert deployment.value("worker", name, format="jpeg", outcome="processed") == 1
+    wait_until(
+        lambda: deployment.value(
+            "listener", "media_results_total", routing_key="media.processed", outcome="applied"
+        ),
+        seconds=15,
+        what="the result to be counted",
+    )
+    assert deployment.value("listener", "media_time_to_ready_seconds_count") == 1
+    name = "media_dispatches_total"
+    assert deployment.value("listener", name, attempt="first", outcome="published") == 1
+    for queue in ("media-worker.process", "media-service.results", "media.dead"):
+        assert deployment.value("listener", "media_queue_messages", queue=queue) is not None
+    for kind in ("dispatch", "give_up", "expire", "purge"):
+        assert deployment.value("listener", "media_due_media", kind=kind) is not None
+
+
+def test_webs_processes_count_together_and_go_on_after_their_predecessors(deployment, tmp_path):
+    """A process that ends takes nothing away, and its successor counts in the same files."""
+    for _ in range(20):
+        assert deployment.call("GET", f"/{uuid4()}").status_code == 404
+    labels = {"method": "GET", "route": "/api/media/<uuid:media_id>", "status": "404"}
+    name = "media_http_request_duration_seconds_count"
+    assert deployment.value("web", name, **labels) == 20
+    master = deployment.processes["web"].pid
+    children = Path(f"/proc/{master}/task/{master}/children")
+    before = children.read_text().split()
+    assert len(before) == 2
+    for child in before:
+        os.kill(int(child), signal.SIGKILL)
+    wait_until(
+        lambda: (
+            len(set(children.read_text().split()) - set(before)) == 2
+            and answers(f"http://127.0.0.1:{deployment.web_port}/healthz")
+        ),
+        seconds=30,
+        what="two new processes",
+    )
+    assert deployment.call("GET", f"/{uuid4()}").status_code == 404
+    assert deployment.value("web", name, **labels) == 21
+
+
+def test_metrics_are_for_those_who_have_the_token(deployment):
+    url = f"http://127.0.0.1:{deployment.web_port}/metrics"
+    for headers in ({}, {"Authorization": f"Bearer {GATEWAY_TOKEN}"}):
+        refused = requests.get(url, headers=headers, timeout=20)
+        assert refused.status_code == 401
+        assert "media_http" not in refused.text
+
+
+def test_processes_end_in_good_order(deployment):
+    upload(deployment, "the-last")
+    assert {name: process.stop() for name, process in deployment.processes.items()} == {
+        "web": 0,
+        "listener": 0,
+        "worker": 0,
+    }
+    for name in ("listener", "worker"):
+        assert deployment.lines(name, event=f"{name}_stopped")
+    for name in deployment.processes:
+        assert deployment.lines(name, level="error") == []
