@@ -1,0 +1,416 @@
+"""What is counted where it happens, and who may see it. Counts only grow: tests look at growth."""
+
+import runpy
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from prometheus_client import REGISTRY
+
+from config.settings import ConfigurationError, Settings
+from mediaservice import create_app, health
+from mediaservice.broker import Delivery, InlineBroker
+from mediaservice.lifecycle import ResultOutcome
+from mediaservice.lifecycle import backlog as backlog_module
+from mediaservice.listener import Listener
+from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESSED, encode
+from mediaservice.metrics import format_label, routing_key_label
+from mediaservice.monitoring import (
+    MAX_LOOP_SECONDS,
+    Heartbeat,
+    create_monitoring_app,
+    start_monitoring,
+)
+from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
+from mediaworker.renditions import ImageError, Rendered, Rendition
+from mediaworker.worker import Worker
+from tests.builders import process_request, production, worker_settings
+from tests.world import failed, processed
+
+PROJECT = Path(__file__).resolve().parent.parent
+ALICE = uuid4()
+
+
+def value(name, **labels):
+    return REGISTRY.get_sample_value(name, {k: str(v) for k, v in labels.items()}) or 0.0
+
+
+@contextmanager
+def grows(name, by=1, **labels):
+    """Check that a series grows by so much in a block."""
+    before = value(name, **labels)
+    yield
+    assert value(name, **labels) - before == by, (name, labels)
+
+
+@pytest.fixture
+def database_url(sqlite_url):
+    return sqlite_url
+
+
+@pytest.fixture
+def make_client(environ):
+    made = []
+
+    def make(**variables):
+        app = create_app(Settings.from_environ({**environ, **variables}))
+        made.append(app)
+        return app.test_client()
+
+    yield make
+    for app in made:
+        app.extensions["media"].lifecycle.rows.engine.dispose()
+
+
+@pytest.fixture
+def client(make_client):
+    return make_client()
+
+
+# Web
+
+
+def test_requests_are_counted_by_route_method_and_status(client):
+    name = "media_http_request_duration_seconds_count"
+    route = "/api/media/<uuid:media_id>"
+    with (
+        grows(name, by=2, method="GET", route=route, status=404),
+        grows("media_http_errors_total", by=2, error="media_not_found"),
+    ):
+        for _ in range(2):
+            client.get(f"/api/media/{uuid4()}", headers={"X-User-ID": str(ALICE)})
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("INVENTED", "/healthz")])
+def test_what_strangers_make_up_makes_no_new_series(client, method, path):
+    status = 404 if method == "GET" else 405
+    name = "media_http_request_duration_seconds_count"
+    with grows(name, method="other", route="unmatched", status=status):
+        client.open(path, method=method)
+
+
+def test_upload_urls_and_transitions_are_counted(client):
+    with (
+        grows("media_presigned_uploads_total"),
+        grows("media_transitions_total", transition="upload_requested"),
+    ):
+        client.post(
+            "/api/media/request-upload",
+            json={"content_type": "image/jpeg", "size_bytes": 3},
+            headers={"X-User-ID": str(ALICE)},
+        )
+
+
+def test_in_development_this_machine_sees_the_metrics(client):
+    shown = client.get("/metrics", base_url="http://localhost")
+    assert shown.status_code == 200
+    assert shown.content_type.startswith("text/plain")
+    assert "# TYPE media_http_request_duration_seconds histogram" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("environ_base", "headers"),
+    [
+        ({"REMOTE_ADDR": "10.0.0.9"}, {}),
+        ({"REMOTE_ADDR": "127.0.0.1"}, {"X-Forwarded-For": "203.0.113.9"}),
+    ],
+)
+def test_in_development_nobody_else_sees_them(client, environ_base, headers):
+    shown = client.get(
+        "/metrics", base_url="http://localhost", environ_base=environ_base, headers=headers
+    )
+    assert shown.status_code == 401
+
+
+def test_in_production_they_are_hidden_unless_there_is_a_token(make_client, sqlite_url):
+    variables = production()
+    hidden = make_client(**variables)
+    assert hidden.get("/metrics", base_url="http://localhost").status_code == 401
+    token = uuid4().hex
+    guarded = make_client(**variables, METRICS_TOKEN=token)
+    for given, status in ((token, 200), (token[:-1], 401), ("", 401)):
+        shown = guarded.get("/metrics", headers={"Authorization": f"Bearer {given}"})
+        assert shown.status_code == status
+
+
+def test_workers_of_gunicorn_take_the_slots_of_those_that_ended(monkeypatch, tmp_path):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    pre_fork = runpy.run_path(str(PROJECT / "config" / "gunicorn.py"))["pre_fork"]
+    server = SimpleNamespace(WORKERS={})
+
+    def fork(pid):
+        worker = SimpleNamespace()
+        pre_fork(server, worker)
+        server.WORKERS[pid] = worker
+        return worker.metrics_slot
+
+    assert [fork(pid) for pid in (11, 12, 13)] == [0, 1, 2]
+    del server.WORKERS[12]
+    assert fork(14) == 1
+    assert fork(15) == 3
+
+
+# Readiness
+
+
+@pytest.fixture
+def silent_port():
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_readiness_does_not_wait_for_a_store_that_never_answers(
+    make_client, silent_port, monkeypatch
+):
+    monkeypatch.setattr(health, "READY_SECONDS", 0.3)
+    client = make_client(S3_ENDPOINT=f"http://127.0.0.1:{silent_port}")
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json == {
+        "status": "unavailable",
+        "checks": {"database": "ok", "store": "no answer in time"},
+    }
+
+
+def test_readiness_tells_what_is_missing(client):
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json["checks"] == {"database": "ok", "store": "unavailable"}
+    assert client.get("/healthz").json == {"status": "ok"}
+
+
+# Store
+
+
+def test_store_calls_are_counted_by_what_they_came_to(world, make_world):
+    name = "media_store_request_duration_seconds_count"
+    job = world.claimed()
+    with grows(name, operation="get_object", outcome="ok"):
+        world.storage.read_original(job.raw_key, etag=job.raw_etag)
+    with (
+        grows(name, operation="get_object", outcome="missing"),
+        pytest.raises(ObjectNotFound),
+    ):
+        world.storage.read_original("uploads/nothing", etag=job.raw_etag)
+    away = make_world(S3_ENDPOINT="http://127.0.0.1:9")
+    with (
+        grows(name, operation="head_bucket", outcome="unavailable"),
+        pytest.raises(StoreUnavailable),
+    ):
+        away.storage.ping()
+
+
+# Listener
+
+
+def delivery(routing_key, body):
+    return Delivery(routing_key, body, "m:1", "r-1", delivery_tag=0)
+
+
+@pytest.fixture
+def run(world):
+    """Let a listener take some deliveries, as one batch."""
+
+    def take(*deliveries):
+        stopping = threading.Event()
+        broker = InlineBroker(lambda job: failed(job.media_id), wait=stopping.wait)
+        broker._answers.extend(deliveries)
+        Listener(world.lifecycle, broker, stopping, poll_seconds=0.02).run_once()
+
+    return take
+
+
+def test_answers_are_counted_by_what_they_have_come_to(world, run):
+    job = world.claimed()
+    good = delivery(*encode(processed(job)))
+    stray = delivery(*encode(processed(uuid4())))
+    name = "media_results_total"
+    with (
+        grows(name, routing_key=MEDIA_PROCESSED, outcome="applied"),
+        grows(name, routing_key=MEDIA_PROCESSED, outcome="duplicate"),
+        grows(name, routing_key=MEDIA_PROCESSED, outcome="stray"),
+        grows(name, routing_key=MEDIA_FAILED, outcome="malformed"),
+        grows(name, routing_key="other", outcome="malformed"),
+        grows("media_transitions_total", transition="processed"),
+        grows("media_time_to_ready_seconds_count"),
+    ):
+        run(good, good, stray, delivery(MEDIA_FAILED, b"{"), delivery("made.up", b"{}"))
+
+
+def test_outcomes_are_told_in_the_order_of_the_answers(world):
+    job, other = world.claimed(), world.claimed()
+    outcomes = world.processing.apply(
+        [
+            failed(uuid4()),
+            processed(job),
+            processed(job),
+            failed(other),
+            failed(other),
+            processed(uuid4()),
+        ]
+    )
+    assert outcomes == [
+        ResultOutcome.DUPLICATE,
+        ResultOutcome.APPLIED,
+        ResultOutcome.DUPLICATE,
+        ResultOutcome.APPLIED,
+        ResultOutcome.DUPLICATE,
+        ResultOutcome.STRAY,
+    ]
+
+
+def test_time_to_ready_begins_with_complete_and_anew_with_a_retry(world):
+    name = "media_time_to_ready_seconds_sum"
+    job = world.claimed()
+    world.age(job.media_id, seconds=100)
+    before = value(name)
+    world.apply(processed(job))
+    assert 100 <= value(name) - before < 200
+    media_id = world.failed()
+    world.age(media_id, days=3)
+    world.processing.retry(media_id)
+    before = value(name)
+    world.apply(processed(media_id))
+    assert 0 <= value(name) - before < 100
+
+
+def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
+    ago = timedelta(seconds=500)
+    now = world.now()
+    world.insert(due_at=now - ago)
+    world.insert(due_at=now - ago / 5, attempts_left=0)
+    world.insert(due_at=now - ago / 10, status="pending", raw_etag=None)
+    world.insert(due_at=now - 2 * ago, deleted_at=now)
+    world.insert(due_at=now - ago, deleted_at=now)
+    world.insert(due_at=now + ago)
+    due = world.lifecycle.backlog.due()
+    assert {kind: work.count for kind, work in due.items()} == {
+        "dispatch": 1,
+        "give_up": 1,
+        "expire": 1,
+        "purge": 2,
+    }
+    ages = {"dispatch": 500, "give_up": 100, "expire": 50, "purge": 1000}
+    for kind, seconds in ages.items():
+        assert seconds <= due[kind].oldest_age_seconds < seconds + 50
+
+
+def test_measuring_looks_at_the_longest_due_only(world, monkeypatch):
+    monkeypatch.setattr(backlog_module, "MAX_COUNTED", 2)
+    now = world.now()
+    for seconds in (300, 200, 100):
+        world.insert(due_at=now - timedelta(seconds=seconds))
+    work = world.lifecycle.backlog.due()["dispatch"]
+    assert work.count == 2
+    assert 300 <= work.oldest_age_seconds < 350
+
+
+def test_the_listener_shows_what_it_measures(world, run):
+    world.insert(due_at=world.now() + timedelta(days=1))
+    run()
+    for kind in backlog_module.DUE_KINDS:
+        assert value("media_due_media", kind=kind) == 0
+    assert value("media_due_oldest_age_seconds", kind="dispatch") == 0
+    assert abs(value("media_last_loop_timestamp_seconds", process="listener") - time.time()) < 60
+
+
+def test_dispatches_and_purges_are_counted(world, run):
+    world.completed()
+    world.delete(world.pending())
+    with (
+        grows("media_dispatches_total", attempt="first", outcome="published"),
+        grows("media_purges_total", outcome="done"),
+    ):
+        run()
+
+
+# Worker
+
+
+def rendered(original):
+    return Rendered(Rendition("main", b"RIFF" + bytes(8) + b"WEBP", 64, 48), (), "1QcSHQRnh493")
+
+
+def corrupt(original):
+    raise ImageError("corrupt_image", "broken")
+
+
+@pytest.mark.parametrize(
+    ("render", "outcome", "written"),
+    [(rendered, "processed", 16), (corrupt, "corrupt_image", 0)],
+)
+def test_jobs_are_counted_by_format_and_outcome(world, render, outcome, written):
+    job = world.claimed()
+    worker = Worker(world.storage, render)
+    name = "media_processing_duration_seconds_count"
+    with (
+        grows(name, format="jpeg", outcome=outcome),
+        grows("media_processed_bytes_total", by=job.size_bytes, direction="in", format="jpeg"),
+        grows("media_processed_bytes_total", by=written, direction="out", format="jpeg"),
+    ):
+        worker.process(job)
+
+
+def test_a_job_whose_store_is_away_is_counted_too():
+    worker = Worker(Storage(worker_settings()), rendered)
+    name = "media_processing_duration_seconds_count"
+    with grows(name, format="other", outcome="store_unavailable"):
+        worker.process(process_request(content_type="application/made-up"))
+
+
+def test_labels_are_bounded():
+    assert routing_key_label("media.process") == "media.process"
+    assert routing_key_label("x" * 255) == "other"
+    assert format_label("image/jpeg") == "jpeg"
+    assert format_label("image/x-made-up") == "other"
+
+
+# The port of listener and worker
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def get(app, path):
+    started = {}
+
+    def start_response(status, headers):
+        started["status"] = int(status.split()[0])
+
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+    body = b"".join(app(environ, start_response)).decode()
+    return started["status"], body
+
+
+def test_a_process_is_healthy_while_it_goes_round_its_loop():
+    clock = Clock()
+    heartbeat = Heartbeat("test", clock)
+    app = create_monitoring_app(heartbeat)
+    assert get(app, "/healthz")[0] == 200
+    clock.now += MAX_LOOP_SECONDS + 1
+    assert get(app, "/healthz") == (503, "the loop stands still\n")
+    heartbeat.beat()
+    assert get(app, "/healthz")[0] == 200
+    assert "media_last_loop_timestamp_seconds" in get(app, "/metrics")[1]
+    assert get(app, "/")[0] == 404
+
+
+def test_there_is_no_port_unless_one_is_set():
+    assert start_monitoring(worker_settings(), Heartbeat("test")) is None
+
+
+def test_a_port_that_is_taken_is_a_fault_of_the_configuration(silent_port):
+    with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{silent_port}"):
+        start_monitoring(worker_settings(METRICS_PORT=silent_port), Heartbeat("test"))
