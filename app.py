@@ -8,10 +8,13 @@ from mediaservice import create_app
 from mediaservice.logs import configure_logging
 from mediaservice.tracing import set_up_tracing
 
+APP_LOAD_ERROR = 4  # to gunicorn: give up, do not start another worker that would end the same way
+
 try:
     settings = Settings.from_environ(os.environ)
 except ConfigurationError as error:
-    sys.exit(str(error))
+    sys.stderr.write(f"{error}\n")
+    sys.exit(APP_LOAD_ERROR)
 configure_logging(settings)
 set_up_tracing(settings, "media-web")
 app = create_app(settings)

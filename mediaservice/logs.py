@@ -21,7 +21,12 @@ _PROCESSORS: list[structlog.types.Processor] = [
 def configure_logging(settings: BaseSettings) -> None:
     """Set up structlog, and the standard library's logging, for this process."""
     rendering: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            # A plain traceback: the prettier ones show local variables, tokens among them.
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if settings.development
         else [
             structlog.processors.format_exc_info,
