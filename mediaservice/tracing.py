@@ -75,8 +75,11 @@ def stop_tracing() -> None:
     if _provider is None:
         return
     from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
-    BotocoreInstrumentor().uninstrument()
+    for instrumentor in (BotocoreInstrumentor(), SQLAlchemyInstrumentor()):
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
     _provider.shutdown()
     _provider = None
 
