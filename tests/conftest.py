@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
@@ -149,16 +150,22 @@ def settings(environ: dict[str, str]) -> Settings:
     return Settings.from_environ(environ)
 
 
+@pytest.fixture(scope="session")
+def store_client(seaweedfs: SeaweedFS) -> Any:
+    """The onlooker's boto3 client; making one takes as long as many a test."""
+    return seaweedfs.client()
+
+
 @pytest.fixture
 def make_world(
-    environ: dict[str, str], database_url: str, seaweedfs: SeaweedFS
+    environ: dict[str, str], database_url: str, seaweedfs: SeaweedFS, store_client: Any
 ) -> Iterator[Callable[..., World]]:
     """Make worlds on one database and store; `database_url` is for each test module to choose."""
     made = []
 
     def make(**variables: str) -> World:
         service = {**environ, **store_environment(seaweedfs), **SETTINGS}
-        made.append(World({**service, "DATABASE_URL": database_url, **variables}, seaweedfs))
+        made.append(World({**service, "DATABASE_URL": database_url, **variables}, store_client))
         return made[-1]
 
     yield make

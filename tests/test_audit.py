@@ -35,13 +35,13 @@ def buckets(seaweedfs):
 
 
 @pytest.fixture
-def make_world(environ, database_url, seaweedfs, buckets):
+def make_world(environ, database_url, seaweedfs, store_client, buckets):
     made = []
 
     def make(**variables):
         database = {"DATABASE_URL": database_url}
         store = {**store_environment(seaweedfs), **buckets}
-        made.append(World({**environ, **store, **database, **variables}, seaweedfs))
+        made.append(World({**environ, **store, **database, **variables}, store_client))
         return made[-1]
 
     yield make

@@ -16,7 +16,7 @@ from mediaservice.errors import MediaError
 from tests.builders import jpeg
 from tests.world import failed, processed
 
-ROUNDS = 12
+ROUNDS = 8
 
 
 @pytest.fixture

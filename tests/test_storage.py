@@ -49,11 +49,6 @@ def storage(make_storage):
 
 
 @pytest.fixture
-def client(seaweedfs):
-    return seaweedfs.client()
-
-
-@pytest.fixture
 def key():
     """A key of this test's own, as long as the server lives."""
     return f"uploads/{uuid4()}"
@@ -238,17 +233,17 @@ def test_the_bucket_is_in_the_path_or_in_the_host(make_storage, style, start):
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 300_000])
-def test_an_upload_is_inspected_by_its_first_bytes(storage, client, key, size):
+def test_an_upload_is_inspected_by_its_first_bytes(storage, store_client, key, size):
     body = bytes(n % 251 for n in range(size))
-    client.put_object(Bucket="raw", Key=key, Body=body, ContentType="image/png")
+    store_client.put_object(Bucket="raw", Key=key, Body=body, ContentType="image/png")
     found = storage.inspect_upload(key, with_checksum=False)
     assert (found.size_bytes, found.content_type) == (size, "image/png")
     assert found.first_bytes == body[:4096]
     assert storage.read_original(key, etag=found.etag) == body
 
 
-def test_an_empty_object_is_found_to_be_empty(storage, client, key):
-    client.put_object(Bucket="raw", Key=key, Body=b"")
+def test_an_empty_object_is_found_to_be_empty(storage, store_client, key):
+    store_client.put_object(Bucket="raw", Key=key, Body=b"")
     found = storage.inspect_upload(key, with_checksum=True)
     assert (found.size_bytes, found.first_bytes) == (0, b"")
 
@@ -260,10 +255,10 @@ def test_a_missing_object_is_not_found(storage, key):
         storage.read_original(key, etag='"x"')
 
 
-def test_an_original_is_read_only_as_long_as_it_is_the_pinned_one(storage, client, key):
+def test_an_original_is_read_only_as_long_as_it_is_the_pinned_one(storage, store_client, key):
     put(presign(storage, key))
     etag = storage.inspect_upload(key, with_checksum=False).etag
-    client.put_object(Bucket="raw", Key=key, Body=b"another")
+    store_client.put_object(Bucket="raw", Key=key, Body=b"another")
     with pytest.raises(ObjectChanged):
         storage.read_original(key, etag=etag)
 
@@ -353,7 +348,7 @@ def test_making_buckets_is_safe_to_repeat_and_keeps_what_is_in_them(storage, key
     storage.ping()
 
 
-def test_buckets_are_made_where_there_are_none(make_storage, client):
+def test_buckets_are_made_where_there_are_none(make_storage, store_client):
     raw, public = f"raw-{uuid4()}", f"public-{uuid4()}"
     storage = make_storage(S3_RAW_BUCKET=raw, S3_PUBLIC_BUCKET=public)
     with pytest.raises(StoreUnavailable, match="no bucket"):
@@ -361,10 +356,10 @@ def test_buckets_are_made_where_there_are_none(make_storage, client):
     for _ in range(2):
         storage.create_buckets(())
     storage.ping()
-    policy = json.loads(client.get_bucket_policy(Bucket=public)["Policy"])
+    policy = json.loads(store_client.get_bucket_policy(Bucket=public)["Policy"])
     assert [s["Action"] for s in policy["Statement"]] in (["s3:GetObject"], [["s3:GetObject"]])
     for bucket in (raw, public):
-        client.delete_bucket(Bucket=bucket)
+        store_client.delete_bucket(Bucket=bucket)
 
 
 def preflight(storage, key, origin, headers="content-type,if-none-match,x-amz-checksum-sha256"):

@@ -60,9 +60,9 @@ def store_environment(seaweedfs: SeaweedFS) -> dict[str, str]:
 class World:
     """One service's state, as a test sets it up and looks at it."""
 
-    def __init__(self, environ: Mapping[str, str], seaweedfs: SeaweedFS) -> None:
+    def __init__(self, environ: Mapping[str, str], client: Any) -> None:
         self.settings = Settings.from_environ(environ)
-        self.client = seaweedfs.client()
+        self.client = client
         self.storage = Storage(self.settings)
         self.engine = create_database_engine(self.settings.database_url)
         self.lifecycle = Lifecycle(self.engine, self.storage, self.settings)
