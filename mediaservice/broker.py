@@ -204,6 +204,7 @@ class _Link:
         self._wait_seconds = 0.0
         metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
         metrics.BROKER_CONNECTED.labels(self.name).set(1)
+        metrics.BROKER_BLOCKED.labels(self.name).inc(0)  # so that its first time is an increase
         log.info("broker_connected", link=self.name)
         return self.channel
 

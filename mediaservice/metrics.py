@@ -9,7 +9,9 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 
 from config.settings import IMAGE_CONTENT_TYPES
+from mediaservice import errors
 from mediaservice.messages import MESSAGE_TYPES
+from mediaservice.states import Event
 
 _WEB_BUCKETS: Final = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _STORE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -118,9 +120,14 @@ TIME_TO_READY = Histogram(
 
 PROCESSING = Histogram(
     "media_processing_duration_seconds",
-    "Jobs done by a worker, by the original's content type; outcome: processed or an error code.",
+    "Jobs done by a worker, by the original's content type; outcome: processed or failed.",
     ["format", "outcome"],
     buckets=_PROCESSING_BUCKETS,
+)
+PROCESSING_FAILURES = Counter(
+    "media_processing_failures",
+    "Jobs that a worker could not do, by the code in its answer.",
+    ["code"],
 )
 PROCESSED_BYTES = Counter(
     "media_processed_bytes",
@@ -133,6 +140,17 @@ LAST_LOOP = Gauge(
     "When the process last went round its loop, in seconds since 1970.",
     ["process"],
 )
+
+# To Prometheus a series that begins with 1 has never increased. Those of rare faults begin with 0
+# here, so that their first one is seen.
+for _event in Event:
+    TRANSITIONS.labels(_event.value)
+for _outcome in ("confirmed", "refused", "lost"):
+    BROKER_PUBLISHES.labels(_outcome)
+for _outcome in ("done", "postponed"):
+    PURGES.labels(_outcome)
+for _code in errors.PROCESSING_FAILURES:
+    PROCESSING_FAILURES.labels(_code)
 
 
 def routing_key_label(routing_key: str) -> str:

@@ -98,15 +98,19 @@ class Worker:
 def report(job: ProcessRequest, result: Result, started_at: float) -> None:
     """Leave the one line and the count of a job, taken at `started_at` of time.perf_counter."""
     seconds = time.perf_counter() - started_at
-    outcome = result.error.code if isinstance(result, FailedResult) else "processed"
-    metrics.PROCESSING.labels(metrics.format_label(job.content_type), outcome).observe(seconds)
+    code = result.error.code if isinstance(result, FailedResult) else None
+    metrics.PROCESSING.labels(
+        metrics.format_label(job.content_type), "failed" if code else "processed"
+    ).observe(seconds)
+    if code:
+        metrics.PROCESSING_FAILURES.labels(code).inc()
     log.info(
         "message",
         media_id=str(job.media_id),
         attempt=job.attempt,
         content_type=job.content_type,
         size_bytes=job.size_bytes,
-        outcome=outcome,
+        outcome=code or "processed",
         duration_seconds=round(seconds, 6),
     )
 

@@ -343,15 +343,16 @@ def corrupt(original):
 
 
 @pytest.mark.parametrize(
-    ("render", "outcome", "written"),
-    [(rendered, "processed", 16), (corrupt, "corrupt_image", 0)],
+    ("render", "outcome", "written", "codes"),
+    [(rendered, "processed", 16, 0), (corrupt, "failed", 0, 1)],
 )
-def test_jobs_are_counted_by_format_and_outcome(world, render, outcome, written):
+def test_jobs_are_counted_by_format_and_outcome(world, render, outcome, written, codes):
     job = world.claimed()
     worker = Worker(world.storage, render)
     name = "media_processing_duration_seconds_count"
     with (
         grows(name, format="jpeg", outcome=outcome),
+        grows("media_processing_failures_total", by=codes, code="corrupt_image"),
         grows("media_processed_bytes_total", by=job.size_bytes, direction="in", format="jpeg"),
         grows("media_processed_bytes_total", by=written, direction="out", format="jpeg"),
     ):
@@ -361,7 +362,10 @@ def test_jobs_are_counted_by_format_and_outcome(world, render, outcome, written)
 def test_a_job_whose_store_is_away_is_counted_too():
     worker = Worker(Storage(worker_settings()), rendered)
     name = "media_processing_duration_seconds_count"
-    with grows(name, format="other", outcome="store_unavailable"):
+    with (
+        grows(name, format="other", outcome="failed"),
+        grows("media_processing_failures_total", code="store_unavailable"),
+    ):
         worker.process(process_request(content_type="application/made-up"))
 
 
@@ -370,6 +374,16 @@ def test_labels_are_bounded():
     assert routing_key_label("x" * 255) == "other"
     assert format_label("image/jpeg") == "jpeg"
     assert format_label("image/x-made-up") == "other"
+
+
+def test_rare_faults_are_shown_before_the_first_of_them():
+    for name, labels in (
+        ("media_transitions_total", {"transition": "attempts_exhausted"}),
+        ("media_broker_publishes_total", {"outcome": "refused"}),
+        ("media_purges_total", {"outcome": "postponed"}),
+        ("media_processing_failures_total", {"code": "internal_error"}),
+    ):
+        assert REGISTRY.get_sample_value(name, labels) is not None
 
 
 # The port of listener and worker
