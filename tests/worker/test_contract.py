@@ -60,7 +60,13 @@ def test_a_minimal_answer_passes(run, routing_key):
     ("message", "reason"),
     [
         ({}, "media_id"),
-        ({"media_id": MEDIA_ID, "public_key": "media/another/a.webp"}, "another"),
+        (
+            {
+                "media_id": MEDIA_ID,
+                "public_key": "media/01a207bc-0000-75a0-b9dd-772dce02be82/a.webp",
+            },
+            "below",
+        ),
         ({"media_id": MEDIA_ID, "public_key": 7}, "public_key"),
     ],
 )
