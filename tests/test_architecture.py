@@ -105,6 +105,16 @@ def test_only_broker_imports_pika():
     assert importers_of("pika", PRODUCT) == {"mediaservice.broker"}
 
 
+def test_only_tracing_imports_opentelemetry():
+    assert importers_of("opentelemetry", PRODUCT) == {"mediaservice.tracing"}
+
+
+def test_metrics_are_made_in_one_place():
+    assert importers_of("prometheus_client.Counter", PRODUCT) == {"mediaservice.metrics"}
+    assert importers_of("prometheus_client.Gauge", PRODUCT) == {"mediaservice.metrics"}
+    assert importers_of("prometheus_client.Histogram", PRODUCT) == {"mediaservice.metrics"}
+
+
 def test_only_the_edge_imports_flask():
     allowed = {f"mediaservice.{name}" for name in HTTP_EDGE | {"auth"}} | {"mediaservice"}
     assert importers_of("flask", PRODUCT) <= allowed
