@@ -7,6 +7,7 @@ the unit of concurrency, and WEB_CONCURRENCY how many there are.
 import itertools
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ worker_class = "sync"
 
 timeout = 60
 graceful_timeout = 10
+IDLE_CONNECTION_SECONDS = 120
 # Leaks, ours or a library's, end with the worker; the jitter keeps workers from ending together.
 max_requests = 50_000
 max_requests_jitter = 5_000
@@ -43,6 +45,18 @@ if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(
         prefix=_METRICS_PREFIX, dir=worker_tmp_dir
     )
+
+
+def when_ready(server: Any) -> None:
+    """Let the kernel keep connections until they carry a request.
+
+    Browsers open some in advance: each would occupy a sync worker until its timeout.
+    """
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        for listener in server.LISTENERS:
+            listener.sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, IDLE_CONNECTION_SECONDS
+            )
 
 
 def pre_fork(server: Any, worker: Any) -> None:
