@@ -6,6 +6,7 @@ script is called, with everything it reads or writes below one directory.
 
 import os
 import secrets
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +73,17 @@ class RabbitMQ(Process):
         code = super().kill()
         self._epmd.kill()
         return code
+
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl on this node and return its output. Raises CalledProcessError."""
+        return subprocess.run(
+            [_SERVER.with_name("rabbitmqctl"), "--quiet", *arguments],
+            env=self._environment(),
+            cwd=self._directory,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     def _configure(self) -> None:
         cookie = self._directory / "home" / ".erlang.cookie"

@@ -110,6 +110,10 @@ def _open_png(original: bytes, limits: Limits) -> pyvips.Image:
 
 
 def _open_webp(original: bytes, limits: Limits) -> pyvips.Image:
+    if original[12:16] == b"VP8X":
+        # Merely opening an animation makes libvips allocate its canvas: look at that one first.
+        width, height = (int.from_bytes(original[at : at + 3], "little") + 1 for at in (24, 27))
+        _check(width, height, 1, limits)
     return _opened(pyvips.Image.webpload_buffer, original, limits, n=1)
 
 
@@ -160,6 +164,8 @@ def _check(width: int, height: int, frames: int, limits: Limits) -> None:
 
 
 def _decoding_failed(detail: str) -> Exception:
+    if "Security limit exceeded" in detail:  # libheif's own limits, which it calls memory errors
+        return ImageError("image_too_large" if "Image size" in detail else "corrupt_image", detail)
     if "out of memory" in detail or "Memory allocation error" in detail:
         return MemoryError(detail)
     if "supported image dimension" in detail:  # libjpeg's own limit, 65500

@@ -1,0 +1,220 @@
+"""The least each role needs: docs/policies, enforced while the roles do all they ever do."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pika
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from moto.s3.responses import ACTION_MAP
+from pika.exceptions import ChannelClosedByBroker
+
+from config.settings import Settings
+from devstack.rabbitmq import RabbitMQ
+from mediaservice.broker import PROCESS_QUEUE, RESULTS_QUEUE, declare_topology
+from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
+from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
+from tests.builders import environment, jpeg
+from tests.security.service import PROJECT
+
+POLICIES = PROJECT / "docs" / "policies"
+ROLES = ("web", "listener", "worker", "operator")
+RAW, PUBLIC = "media-raw", "media-public"
+BUCKET_ARN = f"arn:aws:s3:::{PUBLIC}"
+MEDIA_ID = uuid4()
+RAW_KEY, PUBLIC_PREFIX = f"uploads/{MEDIA_ID}", f"media/{MEDIA_ID}/"
+
+
+# S3
+
+
+class Roles:
+    """A store that enforces IAM, with a user of each role's policy and nothing more."""
+
+    def __init__(self) -> None:
+        iam = boto3.client("iam", region_name="us-east-1")
+        self._keys = {}
+        for role in ROLES:
+            iam.create_user(UserName=role)
+            document = (POLICIES / f"s3-{role}.json").read_text()
+            iam.put_user_policy(UserName=role, PolicyName=role, PolicyDocument=document)
+            self._keys[role] = iam.create_access_key(UserName=role)["AccessKey"]
+        # For a deletion of many moto asks for it on the bucket, where AWS asks on each object.
+        statement = {"Effect": "Allow", "Action": "s3:DeleteObject"}
+        many = {"Version": "2012-10-17", "Statement": [statement | {"Resource": BUCKET_ARN}]}
+        iam.put_user_policy(UserName="listener", PolicyName="many", PolicyDocument=json.dumps(many))
+
+    def credentials(self, role: str) -> dict[str, str]:
+        return {
+            "aws_access_key_id": self._keys[role]["AccessKeyId"],
+            "aws_secret_access_key": self._keys[role]["SecretAccessKey"],
+        }
+
+    def client(self, role: str) -> Any:
+        return boto3.client("s3", region_name="us-east-1", **self.credentials(role))
+
+    def storage(self, role: str) -> Storage:
+        keys = self._keys[role]
+        variables = environment(
+            S3_ENDPOINT="https://s3.us-east-1.amazonaws.com",
+            S3_ACCESS_KEY_ID=keys["AccessKeyId"],
+            S3_SECRET_ACCESS_KEY=keys["SecretAccessKey"],
+            S3_RAW_BUCKET=RAW,
+            S3_PUBLIC_BUCKET=PUBLIC,
+        )
+        return Storage(Settings.from_environ(variables))
+
+
+@pytest.fixture
+def roles(monkeypatch: pytest.MonkeyPatch) -> Iterator[Roles]:
+    with mock_aws():
+        found = Roles()
+        # AWS asks for s3:ListBucket here; there is no s3:HeadBucket.
+        monkeypatch.setitem(ACTION_MAP["BUCKET"]["HEAD"], "DEFAULT", "ListBucket")
+        # From here on moto asks for permission.
+        monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
+        found.storage("operator").create_buckets(("https://app.example.com",))
+        yield found
+
+
+def put_original(roles: Roles, role: str = "web") -> str:
+    """Store an original as an upload URL does, with the key that signed it."""
+    etag: str = roles.client(role).put_object(
+        Bucket=RAW, Key=RAW_KEY, Body=jpeg(), ContentType="image/jpeg"
+    )["ETag"]
+    return etag
+
+
+def test_the_policies_are_enough_for_a_whole_life(roles: Roles):
+    web, listener, worker = (roles.storage(role) for role in ("web", "listener", "worker"))
+    web.ping()
+    with pytest.raises(ObjectNotFound):
+        web.inspect_upload(RAW_KEY, with_checksum=False)
+    with pytest.raises(ObjectNotFound):
+        worker.read_original(RAW_KEY, etag='"x"')
+    etag = put_original(roles)
+    assert web.inspect_upload(RAW_KEY, with_checksum=True).etag == etag
+    assert worker.read_original(RAW_KEY, etag=etag)
+    worker.write_public(f"{PUBLIC_PREFIX}main.webp", b"RIFF", content_type="image/webp")
+    assert listener.purge(raw_key=RAW_KEY, public_prefix=PUBLIC_PREFIX)
+    assert list(roles.storage("operator").list_objects(PUBLIC)) == []
+
+
+FORBIDDEN: dict[str, dict[str, Callable[[Any], object]]] = {
+    "web": {
+        "delete an original": lambda s3: s3.delete_object(Bucket=RAW, Key=RAW_KEY),
+        "delete a rendition": lambda s3: s3.delete_object(Bucket=PUBLIC, Key="media/x"),
+        "write a rendition": lambda s3: s3.put_object(Bucket=PUBLIC, Key="media/x", Body=b""),
+        "write elsewhere": lambda s3: s3.put_object(Bucket=RAW, Key="x", Body=b""),
+        "set a policy": lambda s3: s3.put_bucket_policy(Bucket=PUBLIC, Policy="{}"),
+    },
+    "listener": {
+        "write an original": lambda s3: s3.put_object(Bucket=RAW, Key=RAW_KEY, Body=b""),
+        "write a rendition": lambda s3: s3.put_object(Bucket=PUBLIC, Key="media/x", Body=b""),
+        "delete elsewhere": lambda s3: s3.delete_object(Bucket=PUBLIC, Key="index.html"),
+        "delete a bucket": lambda s3: s3.delete_bucket(Bucket=PUBLIC),
+    },
+    "worker": {
+        "write an original": lambda s3: s3.put_object(Bucket=RAW, Key=RAW_KEY, Body=b""),
+        "delete an original": lambda s3: s3.delete_object(Bucket=RAW, Key=RAW_KEY),
+        "delete a rendition": lambda s3: s3.delete_object(Bucket=PUBLIC, Key="media/x"),
+        "write elsewhere": lambda s3: s3.put_object(Bucket=PUBLIC, Key="index.html", Body=b""),
+        "list renditions": lambda s3: s3.list_objects_v2(Bucket=PUBLIC),
+        "set CORS": lambda s3: s3.put_bucket_cors(
+            Bucket=RAW,
+            CORSConfiguration={"CORSRules": [{"AllowedOrigins": ["*"], "AllowedMethods": ["PUT"]}]},
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "deed"), [(role, deed) for role, deeds in FORBIDDEN.items() for deed in deeds]
+)
+def test_no_role_may_do_anothers_work(roles: Roles, role: str, deed: str):
+    with pytest.raises(ClientError) as raised:
+        FORBIDDEN[role][deed](roles.client(role))
+    assert raised.value.response["Error"]["Code"] == "AccessDenied"
+
+
+def test_a_role_without_its_policy_can_do_nothing(roles: Roles):
+    """Or else the test above would prove nothing of the policies."""
+    with pytest.raises(StoreUnavailable):
+        roles.storage("worker").purge(raw_key=RAW_KEY, public_prefix=PUBLIC_PREFIX)
+
+
+def test_no_policy_has_wildcards_for_actions_or_buckets():
+    files = sorted(POLICIES.glob("s3-*.json"))
+    assert {path.stem for path in files} == {f"s3-{role}" for role in ROLES}
+    for path in files:
+        for statement in json.loads(path.read_text())["Statement"]:
+            for name in ("Action", "Resource"):
+                values = statement[name]
+                for value in [values] if isinstance(values, str) else values:
+                    assert "*" not in value.removesuffix("/*"), (path.name, value)
+
+
+# RabbitMQ
+
+
+@pytest.fixture(scope="module")
+def broker_urls(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A user with a role's permissions and nothing more, for each role, in a vhost of their own."""
+    vhost, password = "policies", uuid4().hex
+    permissions = json.loads((POLICIES / "rabbitmq.json").read_text())
+    for entry in permissions["permissions"] + permissions["topic_permissions"]:
+        entry["vhost"] = vhost
+    users = sorted({entry["user"] for entry in permissions["permissions"]})
+    definitions = permissions | {
+        "vhosts": [{"name": vhost}],
+        "users": [{"name": user, "password": password, "tags": ""} for user in users],
+    }
+    path: Path = tmp_path_factory.mktemp("rabbitmq") / "definitions.json"
+    path.write_text(json.dumps(definitions))
+    rabbitmq.control("import_definitions", str(path))
+    assert users == ["media-listener", "media-worker"]
+    return {
+        user.removeprefix("media-"): f"amqp://{user}:{password}@127.0.0.1:{rabbitmq.port}/{vhost}"
+        for user in users
+    }
+
+
+@pytest.mark.parametrize(
+    ("role", "queue", "may", "may_not"),
+    [
+        ("listener", RESULTS_QUEUE, [MEDIA_PROCESS], [MEDIA_PROCESSED, MEDIA_FAILED, "x"]),
+        ("worker", PROCESS_QUEUE, [MEDIA_PROCESSED, MEDIA_FAILED], [MEDIA_PROCESS, "x"]),
+    ],
+)
+def test_a_role_declares_consumes_and_publishes_its_own_messages_alone(
+    broker_urls: dict[str, str], role: str, queue: str, may: list[str], may_not: list[str]
+):
+    connection = pika.BlockingConnection(pika.URLParameters(broker_urls[role]))
+    channel = connection.channel()
+    declare_topology(channel)
+    channel.confirm_delivery()
+    channel.basic_get(queue, auto_ack=True)
+    for routing_key in may:
+        channel.basic_publish("media", routing_key, b"{}", mandatory=True)
+    channel.basic_publish("media.dead", "x", b"{}", mandatory=True)
+    for exchange, routing_key in [("media", key) for key in may_not] + [("", queue)]:
+        refused = connection.channel()
+        refused.confirm_delivery()
+        with pytest.raises(ChannelClosedByBroker) as raised:
+            refused.basic_publish(exchange, routing_key, b"{}", mandatory=True)
+        assert raised.value.reply_code == 403
+    for declare in (
+        lambda c: c.queue_declare("mine"),
+        lambda c: c.exchange_declare("mine"),
+        lambda c: c.exchange_declare("amq.topic", "topic", passive=False, durable=True),
+    ):
+        refused = connection.channel()
+        with pytest.raises(ChannelClosedByBroker) as raised:
+            declare(refused)
+        assert raised.value.reply_code == 403
+    connection.close()
