@@ -164,13 +164,16 @@ class Storage:
         etag = response["ETag"]
         checksum = None
         if with_checksum:
-            head = self._call(
-                "head_object",
-                Bucket=self.raw_bucket,
-                Key=key,
-                IfMatch=etag,
-                ChecksumMode="ENABLED",
-            )
+            try:
+                head = self._call(
+                    "head_object",
+                    Bucket=self.raw_bucket,
+                    Key=key,
+                    IfMatch=etag,
+                    ChecksumMode="ENABLED",
+                )
+            except ObjectChanged:
+                raise StoreUnavailable("the object changed while it was looked at") from None
             checksum = head.get("ChecksumSHA256")
         return UploadedObject(
             size_bytes=_full_size(response),

@@ -434,3 +434,20 @@ def test_a_fault_never_shows_a_key_or_a_url(make_storage, key, seaweedfs):
         storage.inspect_upload(key, with_checksum=False)
     assert seaweedfs.access_key not in str(raised.value)
     assert "X-Amz" not in str(raised.value)
+
+
+def test_an_object_that_changes_while_it_is_looked_at_is_looked_at_again(
+    storage, key, seaweedfs, monkeypatch
+):
+    client = seaweedfs.client()
+    client.put_object(Bucket="raw", Key=key, Body=b"first")
+    call = storage._call
+
+    def change_before_head(operation, **params):
+        if operation == "head_object":
+            client.put_object(Bucket="raw", Key=key, Body=b"second")
+        return call(operation, **params)
+
+    monkeypatch.setattr(storage, "_call", change_before_head)
+    with pytest.raises(StoreUnavailable):
+        storage.inspect_upload(key, with_checksum=True)

@@ -91,14 +91,12 @@ class Processing:
             )
             .returning(*COLUMNS, now_plus(0).label("requested_at"))
         )
+        # A failed attempt, and one asked for by a person, have left their code.
+        timed_out = {row.id for row in claimed if row.attempt > 1 and row.error_code is None}
+        for media_id in timed_out:
+            log_transition(Event.ATTEMPT_TIMED_OUT, media_id)
         return [
-            Claim(
-                self._job(row),
-                row.request_id,
-                row.traceparent,
-                # A failed attempt, and one asked for by a person, have left their code.
-                is_resend=row.attempt > 1 and row.error_code is None,
-            )
+            Claim(self._job(row), row.request_id, row.traceparent, is_resend=row.id in timed_out)
             for row in claimed
         ]
 
