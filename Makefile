@@ -42,6 +42,10 @@ format: venv ## Put the code in shape
 openapi: venv ## Write docs/openapi.json anew from the code
 	$(python) -m devstack.openapi
 
+.PHONY: contract
+contract: venv ## Write docs/messages/ anew from the code
+	$(python) -m devstack.contract
+
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date
 	@scripts/make-venv requirements-dev.txt

@@ -1,157 +1,226 @@
-"""The message contract for authors of other workers: `python -m mediaworker.contract --help`.
+"""`python -m mediaworker.contract`: shows what a worker is asked, and checks what it answers.
 
-Prints what a worker gets, checks what it answers, and writes the documents in docs/messages/. The
-contract itself is `mediaservice.messages` and the topology of `mediaservice.broker`.
+For authors of other workers, in any language. It judges with the decoder that the service itself
+uses, and points out what that decoder would silently ignore. No network: files and stdin only.
 """
 
-import json
+import argparse
+import re
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Final, cast
 from uuid import UUID
 
-import click
 import msgspec
 
-from mediaservice.broker import EXCHANGE, EXCHANGES, PROCESS_QUEUE, TOPOLOGY
+from mediaservice.errors import PROCESSING_FAILED, PROCESSING_FAILURES
 from mediaservice.messages import (
+    MEDIA_FAILED,
+    MEDIA_PROCESS,
+    MEDIA_PROCESSED,
     MESSAGE_TYPES,
+    FailedResult,
     MalformedMessage,
+    Message,
+    ProcessedResult,
     ProcessRequest,
     decode,
-    encode,
     public_prefix,
 )
 
-DOCUMENTS = Path(__file__).resolve().parent.parent / "docs" / "messages"
-_SAMPLE_ID = UUID("01a207bc-b354-75a0-b9dd-772dce02be82")
+MEDIA_ID: Final = UUID("01980a4e-5c00-7000-8000-1f1e33aa0001")
+SAMPLE_JOB: Final = ProcessRequest(
+    media_id=MEDIA_ID,
+    attempt=1,
+    raw_bucket="raw",
+    raw_key=f"uploads/{MEDIA_ID}",
+    raw_etag='"5d41402abc4b2a76b9719d911017c592"',
+    content_type="image/jpeg",
+    size_bytes=348052,
+    public_bucket="public",
+    public_prefix=public_prefix(MEDIA_ID),
+    requested_at=datetime(2026, 11, 23, 10, 0, tzinfo=UTC),
+)
+STDIN: Final = "-"
+OPTIONAL_OF_PROCESSED: Final = {
+    "width": "clients get null for it",
+    "height": "clients get null for it",
+    "placeholder": "clients have nothing to show before the image",
+}
+_PUBLIC_KEY: Final = (
+    "it starts with the job's public_prefix; after that, names of letters, digits and ._~@+=- "
+    "between single slashes"
+)
+# What the patterns of the contract mean, by the field that is named at the end of a reason.
+IN_WORDS: Final = {
+    "public_key": _PUBLIC_KEY,
+    "key": _PUBLIC_KEY,
+    "name": "lower-case letters, digits, _ and -, at most 32, the first a letter or a digit",
+    "content_type": "like image/webp, without parameters",
+    "code": "lower-case letters, digits and _, at most 64, the first a letter",
+    "placeholder": "a ThumbHash in base64, or a BlurHash",
+}
+_FIELD_AT_FAULT: Final = re.compile(r"regex .* - at `\$.*?(\w+)`$", re.DOTALL)
+
+EPILOG = f"""\
+examples:
+  python -m mediaworker.contract sample > job.json
+  your-worker < job.json | python -m mediaworker.contract check {MEDIA_PROCESSED} --job job.json
+  python -m mediaworker.contract check {MEDIA_FAILED} failed-1.json failed-2.json
+
+exit status: 0 all messages are of the contract; 1 some are not, or have remarks with --strict;
+2 it was called wrongly, or a file cannot be read.
+"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
-    """Help for writing a worker of your own, in any language."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about one message; a `fault` gets it dead-lettered, anything else is a remark."""
+
+    is_fault: bool
+    text: str
 
 
-@main.command()
-def sample() -> None:
-    """Print a job, as your worker gets it."""
-    click.echo(json.dumps(json.loads(encode(sample_job())[1]), indent=2))
+def check(
+    routing_key: str, body: bytes, job: ProcessRequest | None = None
+) -> tuple[Message | None, list[Finding]]:
+    """Return the message as the service reads it, None if it refuses it, and what to say of it.
 
-
-@main.command()
-@click.argument("routing_key", type=click.Choice(list(MESSAGE_TYPES)))
-@click.argument("files", nargs=-1, type=click.File("rb"))
-def check(routing_key: str, files: tuple[IO[bytes], ...]) -> None:
-    """Check messages with ROUTING_KEY, one in each of FILES, or one on standard input.
-
-    Exit code 1 if the service would dead-letter any of them; the reason is the one it would give.
+    `job` is the one that the message answers, if that is known.
     """
-    malformed = 0
-    for file in files or (sys.stdin.buffer,):
-        name = file.name if files else "-"
-        try:
-            decode(routing_key, file.read())
-        except MalformedMessage as error:
-            malformed += 1
-            click.echo(f"{name}: {error}", err=True)
-        else:
-            click.echo(f"{name}: ok")
-    sys.exit(1 if malformed else 0)
+    try:
+        message = decode(routing_key, body)
+    except MalformedMessage as error:
+        return None, [Finding(is_fault=True, text=_in_words(str(error)))]
+    findings = [Finding(is_fault=True, text=text) for text in _not_the_answer(message, job)]
+    remarks = [*_unknown_fields(message, msgspec.json.decode(body)), *_left_out(message, job)]
+    findings += [Finding(is_fault=False, text=text) for text in remarks]
+    return message, findings
 
 
-@main.command()
-def write() -> None:
-    """Write the JSON Schemas and the AsyncAPI document to docs/messages/."""
-    DOCUMENTS.mkdir(parents=True, exist_ok=True)
-    for name, document in documents().items():
-        (DOCUMENTS / name).write_text(document)
-        click.echo(f"docs/messages/{name}")
+def _in_words(reason: str) -> str:
+    """Return a decoder's reason, with the meaning of the pattern that it quotes, if it does."""
+    found = _FIELD_AT_FAULT.search(reason)
+    words = IN_WORDS.get(found[1]) if found else None
+    return f"{reason}: {words}" if words else reason
 
 
-def sample_job() -> ProcessRequest:
-    """Return a job like any other."""
-    return ProcessRequest(
-        media_id=_SAMPLE_ID,
-        attempt=1,
-        raw_bucket="raw",
-        raw_key=f"uploads/{_SAMPLE_ID}",
-        raw_etag='"9b2cf535f27731c974343645a3985328"',
-        content_type="image/jpeg",
-        size_bytes=1_957_448,
-        public_bucket="public",
-        public_prefix=public_prefix(_SAMPLE_ID),
-        requested_at=datetime(2026, 11, 23, 9, 28, 56, tzinfo=UTC),
+def _not_the_answer(message: Message, job: ProcessRequest | None) -> Iterator[str]:
+    """Yield why a message, sound in itself, is no answer to a job."""
+    if job is None:
+        return
+    if isinstance(message, ProcessRequest):
+        yield "a job is no answer to a job"
+    elif message.media_id != job.media_id:
+        yield f"media_id is {message.media_id}; the job's is {job.media_id}"
+    elif message.attempt not in (None, job.attempt):
+        yield f"attempt is {message.attempt}; the job's is {job.attempt}"
+
+
+def _unknown_fields(message: Any, given: Any, at: str = "$") -> Iterator[str]:
+    """Yield the fields that are ignored: newer than this service, or spelt wrong."""
+    if isinstance(given, list):
+        for index, (element, part) in enumerate(zip(message, given, strict=True)):
+            yield from _unknown_fields(element, part, f"{at}[{index}]")
+    elif isinstance(given, dict) and isinstance(message, msgspec.Struct):
+        known = {field.name for field in msgspec.structs.fields(message)}
+        for name in sorted(given.keys() - known):
+            choices = ", ".join(sorted(known))
+            yield f"unknown field {name!r} at {at} is ignored; known are: {choices}"
+        for name in sorted(given.keys() & known):
+            yield from _unknown_fields(getattr(message, name), given[name], f"{at}.{name}")
+
+
+def _left_out(message: Message, job: ProcessRequest | None) -> Iterator[str]:
+    """Yield what the message does without, where that has a price."""
+    if isinstance(message, ProcessedResult):
+        for name, price in OPTIONAL_OF_PROCESSED.items():
+            if getattr(message, name) is None:
+                yield f"no {name}: {price}"
+        if message.content_type is None or message.size_bytes is None:
+            yield "no content_type or no size_bytes: the image is not listed among the variants"
+    elif isinstance(message, FailedResult):
+        if message.attempt is None:
+            number = job.attempt if job else "the job's"
+            yield f"no attempt: if it comes late it fails the attempt after it; give {number}"
+        if message.error.code not in PROCESSING_FAILURES:
+            words = PROCESSING_FAILURES[PROCESSING_FAILED]
+            yield f"error.code {message.error.code!r} has no sentence; clients read: {words}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "sample":
+        sys.stdout.write(_indented(SAMPLE_JOB))
+        return 0
+    try:
+        job = _read_job(options.job) if options.job else None
+        messages = [(name, _read(name)) for name in options.files]
+    except (OSError, MalformedMessage) as error:
+        parser.error(str(error))
+    is_faulty = False
+    for name, body in messages:
+        message, findings = check(options.routing_key, body, job)
+        is_faulty |= any(finding.is_fault or options.strict for finding in findings)
+        _report("stdin" if name == STDIN else name, options.routing_key, message, findings)
+    return int(is_faulty)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mediaworker.contract",
+        description="Check a worker's messages as the service would. See docs/contract.md.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("sample", help=f"print a job, the JSON body of a {MEDIA_PROCESS}")
+    checking = commands.add_parser("check", help="say of each message whether it is accepted")
+    checking.add_argument(
+        "routing_key", metavar="ROUTING_KEY", choices=MESSAGE_TYPES, help=", ".join(MESSAGE_TYPES)
+    )
+    checking.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        default=[STDIN],
+        help="one JSON message each; standard input without any",
+    )
+    checking.add_argument(
+        "--job", metavar="FILE", help="the job that is answered, e.g. what `sample` printed"
+    )
+    checking.add_argument("--strict", action="store_true", help="remarks are faults, too")
+    return parser
 
 
-def documents() -> dict[str, str]:
-    """Return the contract's documents by file name."""
-    written = {f"{routing_key}.schema.json": _schema(routing_key) for routing_key in MESSAGE_TYPES}
-    written["asyncapi.json"] = _asyncapi()
-    return {name: json.dumps(document, indent=2) + "\n" for name, document in written.items()}
+def _read(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
 
 
-def _schema(routing_key: str) -> dict[str, Any]:
-    """Return the JSON Schema of the messages with a routing key."""
-    schema = msgspec.json.schema(MESSAGE_TYPES[routing_key])
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": routing_key,
-    } | schema
+def _read_job(name: str) -> ProcessRequest:
+    try:
+        return cast(ProcessRequest, decode(MEDIA_PROCESS, _read(name)))
+    except MalformedMessage as error:
+        raise MalformedMessage(f"{name} is no {MEDIA_PROCESS}: {error}") from None
 
 
-def _asyncapi() -> dict[str, Any]:
-    """Return the AsyncAPI document: who sends what, through which exchange and queue."""
-    queues = {
-        routing_key: (queue, arguments)
-        for queue, (arguments, routing_keys) in TOPOLOGY.items()
-        for routing_key in routing_keys
-    }
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "media-service and its worker",
-            "version": "1",
-            "description": "Jobs go to a worker, its answers come back. Messages are JSON, "
-            "persistent, published to a topic exchange with confirms and `mandatory`. A message "
-            "that breaks the contract, or exceeds the delivery limit, ends in the queue "
-            "`media.dead`. The arguments of exchanges and queues must be declared as they stand.",
-        },
-        "defaultContentType": "application/json",
-        "channels": {
-            routing_key: {
-                "address": routing_key,
-                "messages": {
-                    routing_key: {
-                        "payload": {"$ref": f"./{routing_key}.schema.json"},
-                        "summary": (MESSAGE_TYPES[routing_key].__doc__ or "").splitlines()[0],
-                    }
-                },
-                "bindings": {
-                    "amqp": {
-                        "is": "routingKey",
-                        "exchange": {
-                            "name": EXCHANGE,
-                            "type": EXCHANGES[EXCHANGE],
-                            "durable": True,
-                        },
-                    }
-                },
-                "x-queue": {"name": queue, "durable": True, "arguments": arguments},
-            }
-            for routing_key, (queue, arguments) in queues.items()
-        },
-        "operations": {
-            routing_key: {
-                # From a worker's point of view, for workers are who this is written for.
-                "action": "receive" if queue == PROCESS_QUEUE else "send",
-                "channel": {"$ref": f"#/channels/{routing_key}"},
-            }
-            for routing_key, (queue, _) in queues.items()
-        },
-    }
+def _indented(message: Message) -> str:
+    return msgspec.json.format(msgspec.json.encode(message), indent=2).decode() + "\n"
+
+
+def _report(
+    name: str, routing_key: str, message: Message | None, findings: Sequence[Finding]
+) -> None:
+    refused = message is None or any(finding.is_fault for finding in findings)
+    print(f"{name}: {'invalid' if refused else 'valid'} {routing_key}")  # noqa: T201
+    for finding in findings:
+        print(f"  {'fault' if finding.is_fault else 'remark'}: {finding.text}")  # noqa: T201
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

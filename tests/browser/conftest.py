@@ -7,7 +7,6 @@ leaves a screenshot in artifacts/browser/.
 import os
 import re
 import shutil
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -26,6 +25,7 @@ from devstack.seaweedfs import SeaweedFS
 from mediaservice.models import Base, create_database_engine
 from mediaservice.storage import Storage
 from tests.builders import environment
+from tests.npm import install
 
 PROJECT = Path(__file__).resolve().parents[2]
 ARTIFACTS = PROJECT / "artifacts" / "browser"
@@ -49,23 +49,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def npm_packages(tmp_path_factory) -> dict[str, Path]:
     """Each folder of npm/ with its packages installed as locked, somewhere outside the tree."""
-    if not shutil.which("npm"):
-        pytest.fail("npm is missing: apt-get install --no-install-recommends nodejs npm")
-    installed = {}
-    for source in NPM.iterdir():
-        target = tmp_path_factory.mktemp("npm") / source.name
-        shutil.copytree(source, target)
-        done = subprocess.run(
-            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=target,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.fail(f"`npm ci` in {source.name} failed; it needs a registry\n{done.stderr}")
-        installed[source.name] = target
-    return installed
+    folder = tmp_path_factory.mktemp("npm")
+    return {source.name: install(source, folder) for source in NPM.iterdir()}
 
 
 @dataclass(frozen=True)
