@@ -110,8 +110,11 @@ class Storage:
         size_bytes: int,
         checksum_sha256: str | None,
         ttl_seconds: int,
+        at: datetime | None = None,
     ) -> PresignedUpload:
         """Return a PUT that stores exactly this type, size and checksum, and only once.
+
+        It is good for `ttl_seconds` from `at`, by default from now.
 
         Content-Length is signed too, but clients set it from the body themselves, so it is not
         among the returned headers.
@@ -125,7 +128,9 @@ class Storage:
         if checksum_sha256 is not None:
             headers["x-amz-checksum-sha256"] = checksum_sha256
             signed["x-amz-checksum-sha256"] = checksum_sha256
-        url = self._signer.presign("PUT", self.raw_bucket, key, signed, ttl_seconds=ttl_seconds)
+        url = self._signer.presign(
+            "PUT", self.raw_bucket, key, signed, ttl_seconds=ttl_seconds, at=at
+        )
         metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 

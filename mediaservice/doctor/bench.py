@@ -49,16 +49,17 @@ class StoreBench:
         return self._raw_keys[-1]
 
     def presign(
-        self, key: str, *, with_checksum: bool = True, ttl_seconds: int = _TTL_SECONDS
+        self, key: str, *, with_checksum: bool = True, at: datetime | None = None
     ) -> PresignedUpload:
-        """Return an upload URL for the bench's body."""
+        """Return an upload URL for the bench's body, good for minutes from `at`."""
         checksum = base64.b64encode(hashlib.sha256(self.body).digest()).decode()
         return self.storage.presign_upload(
             key,
             content_type=CONTENT_TYPE,
             size_bytes=len(self.body),
             checksum_sha256=checksum if with_checksum else None,
-            ttl_seconds=ttl_seconds,
+            ttl_seconds=_TTL_SECONDS,
+            at=at,
         )
 
     def put(

@@ -38,7 +38,6 @@ class StoreProbes:
         yield from self._read_probes()
         yield from self._cors_probes()
         yield from self._delete_probes()
-        yield self._uploads.expiry()
 
     def _read_probes(self) -> Iterator[Probe]:
         yield Probe(

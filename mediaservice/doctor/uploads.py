@@ -1,15 +1,14 @@
 """What is tried of uploads: that an upload URL stores what was declared, once, and nothing else."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 from mediaservice.doctor.bench import CONTENT_TYPE, StoreBench
 from mediaservice.doctor.probes import Broken, Probe
 
 _OTHER_TYPE = "text/html"
-_MAX_WAIT_SECONDS = 10
 _SIGNED = {"content-length", "content-type", "host", "if-none-match", "x-amz-checksum-sha256"}
 _VERIFY = (
     "the store does not hold clients to what was signed: use one that verifies SigV4 with every "
@@ -18,15 +17,10 @@ _VERIFY = (
 
 
 class UploadProbes:
-    """The probes of one store's uploads; `expiry` is the last to be made, `probes` the others."""
+    """The probes of one store's uploads."""
 
     def __init__(self, bench: StoreBench) -> None:
         self._bench = bench
-        # Signed first and tried last, so that there is hardly anything to wait for.
-        self._expiring_key = bench.new_key()
-        self._expiring = bench.presign(self._expiring_key, ttl_seconds=1)
-        # SigV4 has whole seconds: this is when the last part of the last one is over.
-        self._dead_at = int(time.time()) + 2
 
     def probes(self) -> Iterator[Probe]:
         """Yield them in the order they need: without a good upload the bad ones tell nothing."""
@@ -49,13 +43,10 @@ class UploadProbes:
             ("upload_type", "another Content-Type is refused", self._type),
             ("upload_condition", "a PUT without If-None-Match is refused", self._condition),
             ("upload_checksum", "bytes with another SHA-256 are refused", self._checksum),
+            ("upload_expiry", "a dead upload URL stores nothing", self._expiry),
             ("upload_once", "a second PUT cannot replace the object", self._once),
         ):
             yield Probe(name, guarantee, _VERIFY, attempt)
-
-    def expiry(self) -> Probe:
-        """Return the probe of a URL that is dead by now, or nearly."""
-        return Probe("upload_expiry", "a dead upload URL stores nothing", _VERIFY, self._expiry)
 
     def _signature(self) -> str:
         query = parse_qs(urlsplit(self._bench.presign(self._bench.new_key()).url).query)
@@ -120,9 +111,6 @@ class UploadProbes:
         return f"refused with HTTP {answer.status}"
 
     def _expiry(self) -> str:
-        self._bench.require_uploads()
-        # By the store's clock, which may be behind ours, and whose Date has whole seconds too.
-        behind_seconds = max(0, -(self._bench.clock_ahead_seconds or 0) - 1)
-        wait_seconds = self._dead_at + behind_seconds - time.time()
-        time.sleep(min(max(0, wait_seconds), _MAX_WAIT_SECONDS))
-        return self._bench.refused(self._expiring_key, self._bench.put(self._expiring))
+        key = self._bench.new_key()
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        return self._bench.refused(key, self._bench.put(self._bench.presign(key, at=long_ago)))
