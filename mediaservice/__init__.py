@@ -5,6 +5,7 @@ in its function, so that listener and worker do without Flask's memory.
 """
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,7 +47,11 @@ def create_app(settings: Settings) -> "Flask":
     storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
     lifecycle = create_lifecycle(settings, storage)
     app.extensions["media"] = Components(
-        settings, storage, lifecycle, create_authenticator(settings)
+        settings,
+        storage,
+        lifecycle,
+        create_authenticator(settings),
+        partial(create_broker, settings, threading.Event()),
     )
     trace_web(app, lifecycle.rows.engine)
     set_up_web(app)
@@ -100,5 +105,6 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaworker.sandbox import Sandbox
     from mediaworker.worker import Worker
 
-    worker = Worker(Storage(settings), Sandbox().render)
-    return InlineBroker(worker.process, wait=stopping.wait)
+    sandbox = Sandbox()
+    worker = Worker(Storage(settings), sandbox.render)
+    return InlineBroker(worker.process, wait=stopping.wait, close=sandbox.close)

@@ -640,9 +640,11 @@ class InlineBroker:
         process: Callable[[ProcessRequest], Result],
         *,
         wait: Callable[[float], object] = time.sleep,
+        close: Callable[[], object] = lambda: None,
     ) -> None:
         self._process = process
         self._wait = wait
+        self._close = close
         self._answers: deque[Delivery] = deque()
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
@@ -676,7 +678,8 @@ class InlineBroker:
         self._wait(seconds)
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Let the worker go."""
+        self._close()
 
 
 def _inline_delivery(message: Message, publication: Publication) -> Delivery:

@@ -49,6 +49,6 @@ def configure_logging(settings: BaseSettings) -> None:
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     logging.getLogger("alembic.runtime.migration").setLevel(level)
-    # We log what these two report ourselves, once, in our words.
-    for name in ("pika", "botocore"):
+    # We log what these report ourselves, once, in our words, and without signed URLs.
+    for name in ("pika", "botocore", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

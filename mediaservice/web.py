@@ -5,6 +5,7 @@ Also where views and commands find what the application is made of. Nothing abou
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 from config.settings import Settings
 from mediaservice import metrics, schemas
 from mediaservice.auth import Authenticate
+from mediaservice.broker import Broker
 from mediaservice.errors import (
     DATABASE_UNAVAILABLE,
     INTERNAL_SERVER_ERROR,
@@ -50,6 +52,7 @@ class Components:
     storage: Storage
     lifecycle: Lifecycle
     authenticate: Authenticate
+    create_broker: Callable[[], Broker]
 
 
 def components() -> Components:

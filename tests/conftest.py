@@ -63,6 +63,19 @@ def seaweedfs(servers_directory: Path) -> Iterator[SeaweedFS]:
         yield server
 
 
+@pytest.fixture
+def buckets(store_client: Any) -> Iterator[dict[str, str]]:
+    """The variables of two buckets of this test's own, for what looks at all that is in them."""
+    names = {"S3_RAW_BUCKET": f"raw-{uuid.uuid4()}", "S3_PUBLIC_BUCKET": f"public-{uuid.uuid4()}"}
+    for name in names.values():
+        store_client.create_bucket(Bucket=name)
+    yield names
+    for name in names.values():
+        for found in store_client.list_objects_v2(Bucket=name).get("Contents", []):
+            store_client.delete_object(Bucket=name, Key=found["Key"])
+        store_client.delete_bucket(Bucket=name)
+
+
 @pytest.fixture(scope="session")
 def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
     with PostgreSQL(servers_directory / "postgresql") as server:

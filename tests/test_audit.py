@@ -20,21 +20,6 @@ def database_url(request):
 
 
 @pytest.fixture
-def buckets(seaweedfs):
-    """Two buckets of this test's own: an audit looks at all that is in them."""
-    names = {"S3_RAW_BUCKET": f"raw-{uuid4()}", "S3_PUBLIC_BUCKET": f"public-{uuid4()}"}
-    client = seaweedfs.client()
-    for name in names.values():
-        client.create_bucket(Bucket=name)
-    yield names
-    for name in names.values():
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-            for found in page.get("Contents", []):
-                client.delete_object(Bucket=name, Key=found["Key"])
-        client.delete_bucket(Bucket=name)
-
-
-@pytest.fixture
 def make_world(environ, database_url, seaweedfs, store_client, buckets):
     made = []
 

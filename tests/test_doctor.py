@@ -6,7 +6,6 @@ accept what protects an upload and do not act on it.
 
 import json
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import boto3
 import flask_migrate
@@ -71,20 +70,6 @@ class Patient:
 
 
 @pytest.fixture
-def buckets(seaweedfs):
-    """Two buckets of this test's own, to be ill in."""
-    names = {"S3_RAW_BUCKET": f"raw-{uuid4()}", "S3_PUBLIC_BUCKET": f"public-{uuid4()}"}
-    client = seaweedfs.client()
-    for name in names.values():
-        client.create_bucket(Bucket=name)
-    yield names
-    for name in names.values():
-        for found in client.list_objects_v2(Bucket=name).get("Contents", []):
-            client.delete_object(Bucket=name, Key=found["Key"])
-        client.delete_bucket(Bucket=name)
-
-
-@pytest.fixture
 def make_patient(environ, tmp_path, seaweedfs, buckets):
     made = []
 
@@ -116,8 +101,8 @@ def patient(make_patient):
 
 
 @pytest.fixture
-def client(seaweedfs):
-    return seaweedfs.client()
+def client(store_client):
+    return store_client
 
 
 # in good health

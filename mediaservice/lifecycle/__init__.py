@@ -13,6 +13,7 @@ from mediaservice.lifecycle.backlog import Backlog
 from mediaservice.lifecycle.deletion import Deletion
 from mediaservice.lifecycle.processing import Claim, Processing, ResultOutcome
 from mediaservice.lifecycle.rows import MediaRow, Rows
+from mediaservice.lifecycle.statistics import Statistics
 from mediaservice.lifecycle.uploads import UploadRequest, Uploads, UploadTicket
 from mediaservice.storage import Storage
 
@@ -22,7 +23,7 @@ __all__ = ["Claim", "Lifecycle", "MediaRow", "ResultOutcome", "UploadRequest", "
 class Lifecycle:
     """A media's life, by stage: `uploads`, then `processing`, at last `deletion`.
 
-    `rows` reads; `backlog` counts what is due.
+    `rows` reads; `backlog` counts what is due, `statistics` what there is.
     """
 
     def __init__(self, engine: Engine, storage: Storage, settings: Settings) -> None:
@@ -31,3 +32,4 @@ class Lifecycle:
         self.processing = Processing(self.rows, storage, settings)
         self.deletion = Deletion(self.rows, storage, settings)
         self.backlog = Backlog(self.rows)
+        self.statistics = Statistics(self.rows)

@@ -1,0 +1,133 @@
+"""Dead letters: messages that were set aside, to be looked at, published anew or deleted."""
+
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from mediaservice.broker import BrokerDesk, DeadLetter
+from mediaservice.commands.terminal import json_option, print_json
+from mediaservice.web import components
+
+_SHOWN_BODY = 100
+
+_ids = click.argument("ids", metavar="[ID]...", nargs=-1)
+_all = click.option("--all", "take_all", is_flag=True, help="All that are there now.")
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Look at messages that were set aside; publish them anew, or delete them."""
+
+
+@dead_letters.command("list")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Show so many."
+)
+@json_option
+@with_appcontext
+def list_letters(*, limit: int, as_json: bool) -> None:
+    """Show the dead letters, oldest first, with why they were set aside.
+
+    They stay where they are. The ID is the message's own, or made from its body.
+    """
+    with _desk() as desk:
+        letters = desk.dead_letters(limit)
+    for letter in letters:
+        if as_json:
+            print_json(
+                {
+                    "id": letter.id,
+                    "routing_key": letter.routing_key,
+                    "reason": letter.reason,
+                    "correlation_id": letter.correlation_id,
+                    "body": letter.body.decode("utf-8", "replace"),
+                }
+            )
+        else:
+            click.echo(
+                f"{click.style(letter.id, bold=True)} {letter.routing_key}: "
+                f"{click.style(letter.reason, fg='red')}\n  {_shown(letter.body)}"
+            )
+    if not as_json and not letters:
+        click.secho("no dead letters", fg="green")
+
+
+@dead_letters.command()
+@_ids
+@_all
+@json_option
+@with_appcontext
+def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
+    """Publish dead letters anew, once what killed them is mended.
+
+    Each is confirmed by RabbitMQ before it is taken off the queue. Safe to repeat: the service
+    takes every answer any number of times. Exit code 1 if one had to stay.
+    """
+    chosen = _chosen(ids, take_all=take_all)
+    counts = {True: 0, False: 0}
+    with _desk() as desk:
+        for letter, refusal in desk.requeue(chosen):
+            counts[refusal is None] += 1
+            if as_json:
+                print_json({"id": letter.id, "requeued": refusal is None, "reason": refusal})
+            elif refusal:
+                click.echo(f"{letter.id} {click.style('stays', fg='red')}: {refusal}")
+            else:
+                click.echo(f"{letter.id} requeued as {letter.routing_key}")
+    _end({"requeued": counts[True], "left": counts[False]}, as_json=as_json)
+    if counts[False]:
+        raise click.exceptions.Exit(1)
+
+
+@dead_letters.command()
+@_ids
+@_all
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@with_appcontext
+def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> None:
+    """Delete dead letters for good.
+
+    A lost answer is no loss of a media: it is processed again once its attempt has timed out.
+    """
+    chosen = _chosen(ids, take_all=take_all)
+    what = "all dead letters" if chosen is None else f"dead letters {', '.join(sorted(chosen))}"
+    if not yes:
+        click.confirm(f"Delete {what} for good?", abort=True, err=True)
+    dropped: list[DeadLetter] = []
+    with _desk() as desk:
+        for letter in desk.drop(chosen):
+            dropped.append(letter)
+            if as_json:
+                print_json({"id": letter.id, "dropped": True})
+            else:
+                click.echo(f"{letter.id} dropped")
+    _end({"dropped": len(dropped)}, as_json=as_json)
+
+
+def _desk() -> BrokerDesk:
+    url = components().settings.broker_url
+    if url == "inline:":
+        raise click.ClickException("There is no broker (BROKER_URL=inline:), so no dead letters.")
+    return BrokerDesk(url)
+
+
+def _chosen(ids: tuple[str, ...], *, take_all: bool) -> set[str] | None:
+    """Return the ids that were given, or None for all."""
+    if bool(ids) == take_all:
+        raise click.UsageError("Give either IDs, as `dead-letters list` shows them, or --all.")
+    return set(ids) or None
+
+
+def _end(totals: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"totals": totals})
+    else:
+        click.echo(", ".join(f"{count} {name}" for name, count in totals.items()))
+
+
+def _shown(body: bytes) -> str:
+    """Return the start of a body; control characters must not reach the terminal."""
+    text = ascii(body[:_SHOWN_BODY].decode("utf-8", "replace"))[1:-1]
+    return f"{text}…" if len(body) > _SHOWN_BODY else text

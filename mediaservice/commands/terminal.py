@@ -1,0 +1,78 @@
+"""What every command has in common: `--json`, progress bars, and errors of one line.
+
+Results go to stdout, everything else to stderr; colours and bars only to a terminal.
+"""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+from flask.cli import AppGroup
+from sqlalchemy.exc import DBAPIError
+
+from mediaservice.audit import ListingOutOfOrder
+from mediaservice.broker import BrokerUnavailable
+from mediaservice.errors import MediaError
+from mediaservice.storage import StoreUnavailable
+
+DOCTOR = "flask --app app media doctor"
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line, for programs."
+)
+
+
+class CannotTell(click.ClickException):
+    """The command could not do its work; says why and what to do."""
+
+    exit_code = 2
+
+
+class Commands(AppGroup):
+    """A group of commands that end with one line saying what to do, never with a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, its errors in words."""
+        try:
+            return super().invoke(ctx)
+        except StoreUnavailable as error:
+            advice = f"look at S3_ENDPOINT and the keys, or run `{DOCTOR}`"
+            _stop("The store does not answer", error, advice)
+        except BrokerUnavailable as error:
+            _stop("RabbitMQ does not answer", error, f"look at BROKER_URL, or run `{DOCTOR}`")
+        except DBAPIError as error:
+            advice = "look at DATABASE_URL, or run `flask --app app db upgrade`"
+            _stop("The database cannot be used", error.orig, advice)
+        except ListingOutOfOrder as error:
+            _stop("The buckets cannot be audited", error, "this store is not like S3 there")
+        except MediaError as error:
+            raise click.ClickException(error.failure.message) from None
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object on one line."""
+    click.echo(json.dumps(value, default=str))
+
+
+def progress(length: int, label: str) -> Any:
+    """Return a progress bar to be used as a context manager; it shows on a terminal only."""
+    return click.progressbar(
+        length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
+    )
+
+
+def print_beside_bar(line: str) -> None:
+    """Print a line of the result while a progress bar may be standing on the screen."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    click.echo(line)
+
+
+def one_line(value: object) -> str:
+    """Return a text without its line breaks."""
+    return " ".join(str(value).split())
+
+
+def _stop(what: str, reason: object, advice: str) -> NoReturn:
+    raise CannotTell(f"{what}: {one_line(reason).rstrip('.')}. What to do: {advice}.") from None

@@ -1,0 +1,92 @@
+"""How many media there are of what kind, for people; each question is one cheap query."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, literal_column, select, tablesample, text
+
+from mediaservice.lifecycle.rows import NOT_DELETED, Rows
+from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Media
+from mediaservice.states import Status
+
+# Larger tables are sampled: counting a billion rows would take minutes of the database's time.
+EXACT_UP_TO = 1_000_000
+_ESTIMATE = text("SELECT reltuples::bigint AS media FROM pg_class WHERE oid = 'media'::regclass")
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCounts:
+    """Media by status, without deleted ones; `is_exact` is False for a sample scaled up."""
+
+    counts: dict[str, int]
+    is_exact: bool
+
+
+class Statistics:
+    """Counts media."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def count(self) -> int:
+        """Return about how many rows there are, tombstones too: by the planner's estimate."""
+        if self._rows.is_postgresql:
+            # -1 where the table was never analysed: it is small then, or will be soon.
+            estimate = (
+                "SELECT reltuples::bigint AS media FROM pg_class WHERE oid = 'media'::regclass"
+            )
+            found: int = self._rows.execute(text(estimate))[0].media
+            if found > EXACT_UP_TO:
+                return found
+        return int(self._rows.execute(select(func.count().label("media")).select_from(Media))[0][0])
+
+    def by_status(self) -> StatusCounts:
+        """Return how many media are in each status."""
+        total = self.count()
+        factor = max(1.0, total / EXACT_UP_TO)
+        source = Media.__table__
+        if factor > 1 and self._rows.is_postgresql:
+            sampled = tablesample(source, func.system(literal_column(f"{100 / factor:.6f}")))
+            statement = select(sampled.c.status, func.count().label("media")).where(
+                sampled.c.deleted_at.is_(None)
+            )
+            found = self._rows.execute(statement.group_by(sampled.c.status))
+        else:
+            factor = 1.0
+            statement = select(Media.status, func.count().label("media")).where(NOT_DELETED)
+            found = self._rows.execute(statement.group_by(Media.status))
+        counts = {str(status): 0 for status in Status}
+        counts |= {row.status: round(row.media * factor) for row in found}
+        return StatusCounts(counts, factor == 1)
+
+    def tombstones(self) -> int:
+        """Return how many deleted media have not been purged for good."""
+        # A tombstone is always due some time: the index of what is due has them all.
+        statement = select(func.count().label("media")).where(
+            text(AWAITS_HOUSEKEEPING), Media.due_at.is_not(None), Media.deleted_at.is_not(None)
+        )
+        return int(self._rows.execute(statement)[0].media)
+
+    def attempts(self) -> dict[int, int]:
+        """Return how many media are being processed, by how often they were given to a worker."""
+        statement = (
+            select(Media.attempt, func.count().label("media"))
+            .where(text(AWAITS_WORKER), Media.due_at.is_not(None))
+            .group_by(Media.attempt)
+            .order_by(Media.attempt)
+        )
+        return {row.attempt: row.media for row in self._rows.execute(statement)}
+
+    def failures(self) -> dict[str, int]:
+        """Return how many media have failed and are still kept, by error code, most first."""
+        statement = (
+            select(Media.error_code, func.count().label("media"))
+            .where(
+                text(AWAITS_HOUSEKEEPING),
+                Media.due_at.is_not(None),
+                Media.status == Status.FAILED,
+                NOT_DELETED,
+            )
+            .group_by(Media.error_code)
+            .order_by(func.count().desc(), Media.error_code)
+        )
+        return {row.error_code: row.media for row in self._rows.execute(statement)}

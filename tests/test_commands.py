@@ -1,0 +1,602 @@
+"""The command line: what people see, what programs read, how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import pika
+import pytest
+import structlog
+
+from devstack.process import Process, find_free_ports, wait_until
+from devstack.run import answers
+from mediaservice import PROJECT, create_app
+from mediaservice.broker import (
+    DEAD_LETTER_EXCHANGE,
+    DEAD_LETTER_QUEUE,
+    PROCESS_QUEUE,
+    REASON_HEADER,
+    RESULTS_QUEUE,
+    Publication,
+)
+from mediaservice.lifecycle import statistics
+from mediaservice.messages import MEDIA_FAILED, decode
+from tests.builders import jpeg, png
+from tests.world import World, store_environment
+
+COMMANDS = (
+    ["init"],
+    ["doctor"],
+    ["stats"],
+    ["audit"],
+    ["retry"],
+    ["reprocess"],
+    ["dead-letters"],
+    ["dead-letters", "list"],
+    ["dead-letters", "requeue"],
+    ["dead-letters", "drop"],
+    ["upload"],
+)
+
+
+@pytest.fixture(autouse=True)
+def _log_to_stderr():
+    """As every process does; the tests' own configuration is structlog's default."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def make_world(environ, seaweedfs, store_client, buckets):
+    made = []
+
+    def make(**variables):
+        store = {**store_environment(seaweedfs), **buckets}
+        environment = {**environ, **store, **variables}
+        made.append(World(environment, store_client))
+        made[-1].environ = environment
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+@pytest.fixture
+def run(world):
+    return runner(world)
+
+
+def runner(world):
+    """Return a function that runs `flask media` on a world."""
+    app = create_app(world.settings)
+
+    def run(*words, **options):
+        result = app.test_cli_runner().invoke(args=["media", *map(str, words)], **options)
+        app.extensions["media"].lifecycle.rows.engine.dispose()
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return SimpleNamespace(
+            code=result.exit_code,
+            out=result.stdout,
+            err="".join(
+                line for line in result.stderr.splitlines(keepends=True) if "[info" not in line
+            ),
+            lines=result.stdout.splitlines(),
+            json=[json.loads(x) for x in result.stdout.splitlines()] if "--json" in words else None,
+        )
+
+    return run
+
+
+# help
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_is_for(run, words):
+    shown = run(*words, "--help")
+    assert shown.code == 0
+    assert "--json" in shown.out or words == ["dead-letters"]
+    summary = shown.out.split("\n\n")[1].strip()
+    assert len(summary) > 20
+
+
+def test_the_list_of_commands_is_complete(run):
+    shown = run("--help").out
+    assert all(words[0] in shown for words in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["retry"],
+        ["retry", "--error-code", "x"],
+        ["retry", "--failed", str(uuid4())],
+        ["retry", "not-a-uuid"],
+        ["reprocess"],
+        ["audit", "--min-age", "-1"],
+        ["audit", "--ignore", "everything"],
+        ["dead-letters", "drop"],
+        ["dead-letters", "requeue", "--all", "an-id"],
+        ["upload", "photo.jpg"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_use_is_told_and_nothing_is_done(run, words):
+    shown = run(*words)
+    assert (shown.code, shown.out) == (2, "")
+    assert "Usage:" in shown.err
+
+
+# servers that are away
+
+
+@pytest.mark.parametrize(
+    ("variables", "words", "told"),
+    [
+        ({"S3_ENDPOINT": "http://127.0.0.1:9"}, ["audit"], "S3_ENDPOINT"),
+        ({"S3_ENDPOINT": "http://127.0.0.1:9"}, ["init"], "S3_ENDPOINT"),
+        ({"DATABASE_URL": "postgresql://m:m@127.0.0.1:9/m"}, ["audit"], "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://m:m@127.0.0.1:9/m"}, ["stats"], "DATABASE_URL"),
+        ({"DATABASE_URL": "postgresql://m:m@127.0.0.1:9/m"}, ["retry", "--failed"], "DATABASE_URL"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, ["stats"], "db upgrade"),
+        ({"BROKER_URL": "amqp://g:g@127.0.0.1:9/"}, ["stats"], "BROKER_URL"),
+        ({"BROKER_URL": "amqp://g:g@127.0.0.1:9/"}, ["init"], "BROKER_URL"),
+        ({"BROKER_URL": "amqp://g:g@127.0.0.1:9/"}, ["dead-letters", "list"], "BROKER_URL"),
+    ],
+)
+def test_a_server_that_is_away_is_one_line_with_what_to_do(make_world, variables, words, told):
+    shown = runner(make_world(**variables))(*words)
+    assert shown.code == 2
+    error = [line for line in shown.err.splitlines() if line.startswith("Error:")]
+    assert len(error) == 1
+    assert "What to do" in error[0]
+    assert told in error[0]
+    assert "Traceback" not in shown.err
+
+
+def test_the_real_command_ends_without_a_traceback(make_world):
+    world = make_world(S3_ENDPOINT="http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "media", "audit", "--json"],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], **world.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: The store does not answer")
+    assert done.stderr.count("\n") == 1
+
+
+# init and doctor
+
+
+def test_init_makes_everything_and_is_safe_to_repeat(run, world):
+    for _ in range(2):
+        (made,) = run("init", "--json").json
+        assert made == {
+            "raw_bucket": world.storage.raw_bucket,
+            "public_bucket": world.storage.public_bucket,
+            "web_origins": [],
+            "broker": "inline",
+        }
+    assert "(private)" in run("init").out
+
+
+def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(run, make_world, world):
+    run("init")
+    checks = run("doctor", "--json").json
+    assert checks[-1]["totals"] == {"ok": 19, "warning": 0, "failed": 2, "skipped": 3}
+    names = {check["name"]: check for check in checks[:-1]}
+    assert {name for name, check in names.items() if check["verdict"] == "failed"} == {
+        "migrations",  # the tests' databases are made without them
+        "cdn",
+    }
+    assert set(names["cdn"]) == {"name", "verdict", "guarantee", "found", "remedy"}
+    shown = run("doctor")
+    assert shown.code == 1
+    assert "What to do: flask --app app db upgrade" in shown.out
+    assert "\x1b" not in shown.out
+
+
+# audit
+
+
+def test_an_audit_of_a_healthy_service_finds_nothing(run, world):
+    world.ready()
+    shown = run("audit", "--min-age", 0)
+    assert (shown.code, shown.lines) == (
+        0,
+        ["1 media, 1 originals, 1 public objects", "all in order"],
+    )
+
+
+def test_an_audit_reports_and_repairs_only_when_asked(run, world):
+    orphan = uuid4()
+    world.put(orphan, b"x")
+    found = run("audit", "--min-age", 0)
+    assert found.code == 1
+    assert f"raw_without_media {world.storage.raw_bucket}/uploads/{orphan}" in found.lines[0]
+    assert "nothing was changed" in found.out
+    assert world.row(orphan) is None
+    repaired = run("audit", "--min-age", 0, "--repair")
+    assert repaired.code == 0
+    assert "all repaired" in repaired.out
+    world.purge_due()
+    assert not world.has_original(orphan)
+    assert run("audit", "--min-age", 0).code == 0
+
+
+def test_what_only_a_person_can_mend_leaves_exit_code_1(run, world):
+    media_id = world.ready()
+    world.storage.delete_objects(world.storage.public_bucket, world.public_keys(media_id))
+    shown = run("audit", "--min-age", 0, "--repair", "--json")
+    assert shown.code == 1
+    finding, last = shown.json
+    assert finding["kind"] == "public_object_missing"
+    assert finding["media_id"] == str(media_id)
+    assert finding["is_repaired"] is False
+    assert f"reprocess {media_id}" in finding["remedy"]
+    assert last["totals"]["left"] == last["totals"]["found"]["public_object_missing"] == 1
+    assert last["totals"]["repaired"]["public_object_missing"] == 0
+    ignored = run("audit", "--min-age", 0, "--ignore", "public_object_missing")
+    assert ignored.code == 0
+
+
+def test_the_default_age_spares_what_is_new(run, world):
+    world.put(uuid4(), b"x")
+    assert run("audit").code == 0
+
+
+# retry and reprocess
+
+
+def test_media_are_retried_by_id(run, world):
+    first, second = world.failed(), world.failed()
+    shown = run("retry", first, second, "--json")
+    assert shown.json == [
+        {"media_id": str(media_id), "status": "processing"} for media_id in (first, second)
+    ]
+    assert world.status(first) == world.status(second) == "processing"
+    assert len(world.processing.claim(10)) == 2
+
+
+@pytest.mark.parametrize("stage", ["ready", "completed", "pending"])
+def test_what_has_not_failed_is_not_retried(run, world, stage):
+    media_id = getattr(world, stage)()
+    before = world.row(media_id)
+    shown = run("retry", media_id)
+    assert shown.code == 1
+    assert shown.err.startswith("Error: Only a media whose processing failed can be retried.")
+    assert world.row(media_id) == before
+
+
+def test_an_unknown_media_is_told(run):
+    shown = run("retry", uuid4())
+    assert (shown.code, shown.out) == (1, "")
+    assert "There is no such media." in shown.err
+
+
+def test_all_failed_media_are_retried_at_once(run, world, monkeypatch):
+    monkeypatch.setattr("mediaservice.commands.operate._RETRY_BATCH", 2)
+    crashed = [world.failed("decoder_crashed") for _ in range(5)]
+    corrupt = world.failed("corrupt_image")
+    rejected = world.pending()
+    world.put(rejected, b"another size")
+    with pytest.raises(Exception, match="size_mismatch"):
+        world.complete(rejected)
+    deleted = world.failed("decoder_crashed")
+    world.delete(deleted)
+    shown = run("retry", "--failed", "--error-code", "decoder_crashed", "--json")
+    assert shown.json == [{"retried": 5}]
+    assert {world.status(media_id) for media_id in crashed} == {"processing"}
+    assert (world.status(corrupt), world.status(rejected)) == ("failed", "failed")
+    assert world.status(deleted) == "deleted"
+    assert run("retry", "--failed").lines == ["1 media to be processed again"]
+    assert run("retry", "--failed").lines == ["0 media to be processed again"]
+
+
+def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
+    media_id = world.failed()
+    before = world.row(media_id).updated_at
+    assert world.processing.retry_failed(10, failed_before=before) == 0
+    assert world.processing.retry_failed(10, failed_before=world.now()) == 1
+
+
+@pytest.mark.services
+def test_bulk_retries_on_postgresql(make_world, postgresql_url):
+    world = make_world(DATABASE_URL=postgresql_url)
+    failed = [world.failed() for _ in range(3)]
+    assert runner(world)("retry", "--failed", "--json").json == [{"retried": 3}]
+    assert {world.status(media_id) for media_id in failed} == {"processing"}
+
+
+def test_lost_public_objects_are_written_again_by_the_worker(run, world):
+    """With no broker the worker is in this process: what it writes is there at once."""
+    body = jpeg(700, 500)
+    media_id = world.request(body).media_id
+    world.put(media_id, body)
+    world.complete(media_id)
+    broker = create_app(world.settings).extensions["media"].create_broker()
+    (claim,) = world.processing.claim(1)
+    broker.publish([Publication(claim.job)])
+    (delivery,) = broker.consume(limit=1, wait_seconds=0)
+    broker.close()
+    world.apply(decode(delivery.routing_key, delivery.body))
+    keys = world.public_keys(media_id)
+    assert len(keys) == 3
+    before = world.row(media_id)
+    world.storage.delete_objects(world.storage.public_bucket, keys[:2])
+    assert run("audit", "--min-age", 0).code == 1
+    shown = run("reprocess", media_id)
+    assert shown.lines == [f"{media_id} given to a worker; audit again when it is done"]
+    assert world.public_keys(media_id) == keys
+    assert world.row(media_id) == before
+    assert run("audit", "--min-age", 0).code == 0
+
+
+@pytest.mark.parametrize("stage", ["failed", "completed"])
+def test_only_ready_media_are_processed_again(run, world, stage):
+    shown = run("reprocess", getattr(world, stage)())
+    assert shown.code == 1
+    assert shown.err.startswith("Error: Only a media that is ready")
+
+
+# stats
+
+
+def test_stats_tell_what_there_is_and_what_is_due(run, world):
+    for media_id in (world.ready(), world.ready(), world.pending()):
+        assert world.status(media_id)
+    world.failed("corrupt_image")
+    world.failed("corrupt_image")
+    world.failed("decoder_crashed")
+    world.claimed()
+    world.delete(world.ready())
+    (numbers,) = run("stats", "--json").json
+    assert numbers["media"] == {"pending": 1, "processing": 1, "ready": 2, "failed": 3}
+    assert numbers["media_is_exact"] is True
+    assert numbers["tombstones"] == 1
+    assert numbers["failures"] == {"corrupt_image": 2, "decoder_crashed": 1}
+    assert numbers["attempts"] == {"1": 1}
+    assert numbers["due"]["purge"]["count"] == 1
+    assert numbers["due"]["dispatch"]["count"] == 0
+    assert numbers["queues"] is None
+    shown = run("stats").out
+    assert "corrupt_image" in shown
+    assert "deleted, not yet purged" in shown
+
+
+@pytest.mark.services
+def test_stats_of_a_large_table_are_sampled(make_world, postgresql_url, monkeypatch):
+    world = make_world(DATABASE_URL=postgresql_url, MAX_PENDING_UPLOADS="1000")
+    for _ in range(400):
+        world.request()
+    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE media")
+    monkeypatch.setattr(statistics, "EXACT_UP_TO", 300)
+    found = world.lifecycle.statistics.by_status()
+    assert not found.is_exact
+    assert set(found.counts) == {"pending", "processing", "ready", "failed"}
+    assert world.lifecycle.statistics.count() == 400
+    monkeypatch.setattr(statistics, "EXACT_UP_TO", 500)
+    exact = world.lifecycle.statistics.by_status()
+    assert (exact.counts["pending"], exact.is_exact) == (400, True)
+
+
+# with RabbitMQ
+
+
+@pytest.fixture
+def run_with_broker(make_world, rabbitmq, amqp):
+    return runner(make_world(BROKER_URL=rabbitmq.url))
+
+
+def put_dead(amqp, *letters):
+    for message_id, routing_key, body in letters:
+        amqp.basic_publish(
+            DEAD_LETTER_EXCHANGE,
+            routing_key,
+            body,
+            pika.BasicProperties(
+                delivery_mode=2, message_id=message_id, headers={REASON_HEADER: "its reason"}
+            ),
+        )
+    wait_for(amqp, DEAD_LETTER_QUEUE, len(letters))
+
+
+def wait_for(amqp, queue, count):
+    wait_until(
+        lambda: amqp.queue_declare(queue, passive=True).method.message_count == count,
+        seconds=10,
+        what=f"{count} messages in {queue}",
+    )
+
+
+def test_dead_letters_are_listed_and_stay(run_with_broker, amqp):
+    assert run_with_broker("dead-letters", "list").lines == ["no dead letters"]
+    put_dead(amqp, ("one:1", MEDIA_FAILED, b'{"a": 1}'), ("two:1", "x", b"\x1b[31mred\xff"))
+    first, second = run_with_broker("dead-letters", "list", "--json").json
+    assert first == {
+        "id": "one:1",
+        "routing_key": MEDIA_FAILED,
+        "reason": "its reason",
+        "correlation_id": None,
+        "body": '{"a": 1}',
+    }
+    assert second["id"] == "two:1"
+    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    shown = run_with_broker("dead-letters", "list", "--limit", 5)
+    assert "one:1 media.failed: its reason" in shown.out
+    assert "\x1b" not in shown.out  # what a stranger sent does not steer the terminal
+    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+
+
+def test_dead_letters_are_requeued_by_id_or_all(run_with_broker, amqp):
+    put_dead(amqp, *((f"{n}:1", MEDIA_FAILED, b"{}") for n in range(3)))
+    shown = run_with_broker("dead-letters", "requeue", "1:1")
+    assert shown.lines == ["1:1 requeued as media.failed", "1 requeued, 0 left"]
+    wait_for(amqp, RESULTS_QUEUE, 1)
+    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    *letters, last = run_with_broker("dead-letters", "requeue", "--all", "--json").json
+    assert letters == [{"id": i, "requeued": True, "reason": None} for i in ("0:1", "2:1")]
+    assert last == {"totals": {"requeued": 2, "left": 0}}
+    wait_for(amqp, RESULTS_QUEUE, 3)
+    wait_for(amqp, DEAD_LETTER_QUEUE, 0)
+
+
+def test_a_dead_letter_that_nobody_takes_stays_and_is_told(run_with_broker, amqp):
+    put_dead(amqp, ("one:1", "foreign.key", b"{}"))
+    shown = run_with_broker("dead-letters", "requeue", "--all")
+    assert shown.code == 1
+    assert shown.lines == ["one:1 stays: no queue takes its routing key", "0 requeued, 1 left"]
+    wait_for(amqp, DEAD_LETTER_QUEUE, 1)
+
+
+def test_dropping_asks_first(run_with_broker, amqp):
+    put_dead(amqp, ("one:1", MEDIA_FAILED, b"{}"), ("two:1", MEDIA_FAILED, b"{}"))
+    refused = run_with_broker("dead-letters", "drop", "--all", input="n\n")
+    assert refused.code == 1
+    assert "for good?" in refused.err
+    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    assert run_with_broker("dead-letters", "drop", "one:1", input="y\n").code == 0
+    wait_for(amqp, DEAD_LETTER_QUEUE, 1)
+    *_, last = run_with_broker("dead-letters", "drop", "--all", "--yes", "--json").json
+    assert last == {"totals": {"dropped": 1}}
+    wait_for(amqp, DEAD_LETTER_QUEUE, 0)
+
+
+@pytest.mark.parametrize("words", [["list"], ["requeue", "--all"], ["drop", "--all", "--yes"]])
+def test_without_a_broker_there_are_no_dead_letters(run, words):
+    shown = run("dead-letters", *words)
+    assert shown.code == 1
+    assert "BROKER_URL=inline:" in shown.err
+
+
+def test_stats_show_queues_and_who_consumes_them(run_with_broker, amqp):
+    put_dead(amqp, ("one:1", MEDIA_FAILED, b"{}"))
+    (numbers,) = run_with_broker("stats", "--json").json
+    assert numbers["queues"] == {
+        DEAD_LETTER_QUEUE: {"messages": 1, "consumers": 0},
+        PROCESS_QUEUE: {"messages": 0, "consumers": 0},
+        RESULTS_QUEUE: {"messages": 0, "consumers": 0},
+    }
+    shown = run_with_broker("stats").out
+    assert "nobody consumes it" in shown
+    assert "dead-letters list" in shown
+
+
+def test_stats_without_the_broker_still_tell_of_the_database(make_world):
+    world = make_world(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
+    world.ready()
+    shown = runner(world)("stats", "--json")
+    assert shown.code == 2
+    assert shown.json[0]["media"]["ready"] == 1
+    assert shown.json[0]["queues"] is None
+
+
+def test_reprocessing_publishes_the_job_once(run_with_broker, make_world, rabbitmq, amqp):
+    world = make_world(BROKER_URL=rabbitmq.url)
+    media_id = world.ready()
+    shown = run_with_broker("reprocess", media_id, "--json")
+    assert shown.json == [{"media_id": str(media_id), "published": True}]
+    wait_for(amqp, PROCESS_QUEUE, 1)
+    method, _, body = amqp.basic_get(PROCESS_QUEUE, auto_ack=True)
+    job = decode(method.routing_key, body)
+    assert (job.media_id, job.raw_etag) == (media_id, world.row(media_id).raw_etag)
+
+
+# upload
+
+
+@pytest.fixture
+def service(make_world, tmp_path):
+    """A running service: web and listener as processes of their own."""
+    port = find_free_ports((0,))
+    world = make_world(POLL_SECONDS="0.02")
+    world.storage.create_buckets(())
+    environ = {"PATH": os.environ["PATH"], **world.environ, "PORT": str(port)}
+    world.url = f"http://127.0.0.1:{port}"
+
+    def process(name, command, is_ready):
+        return Process(
+            name,
+            [sys.executable, *command],
+            log_path=tmp_path / f"{name}.log",
+            environ=environ,
+            cwd=PROJECT,
+            is_ready=is_ready,
+        )
+
+    web = process(
+        "web",
+        ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
+        lambda: answers(f"{world.url}/readyz"),
+    )
+    with web, process("listener", ["worker_listener.py"], lambda: True):
+        yield world
+
+
+@pytest.mark.services
+def test_files_are_uploaded_to_a_running_service(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg(800, 600))
+    (tmp_path / "drawing").write_bytes(png())  # the content counts, not the name
+    (tmp_path / "notes.txt").write_text("no image")
+    user = uuid4()
+    names = ("photo.jpg", "drawing", "notes.txt", "missing.jpg")
+    shown = runner(service)(
+        "upload",
+        *(tmp_path / name for name in names),
+        *("--url", service.url, "--user-id", user, "--json"),
+    )
+    assert shown.code == 1
+    photo, drawing, notes, missing = shown.json
+    assert [photo["status"], drawing["status"]] == ["ready", "ready"]
+    assert (photo["width"], photo["height"], photo["error"]) == (800, 600, None)
+    assert [variant["name"] for variant in photo["variants"]] == ["main", "w640", "w320"]
+    assert photo["url"].endswith(f"media/{photo['id']}/main.webp")
+    row = service.row(UUID(photo["id"]))
+    assert row.owner_id == user
+    assert row.checksum_sha256
+    assert notes["error"] == {"code": None, "message": "is not an image of a known format"}
+    assert "cannot be read" in missing["error"]["message"]
+    assert all(set(outcome) == set(photo) for outcome in shown.json)
+
+
+@pytest.mark.services
+def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    shown = runner(service)("upload", tmp_path / "photo.jpg", "--url", service.url, "--json")
+    assert shown.code == 1
+    assert shown.json[0]["error"]["code"] == "unauthenticated"
+    (tmp_path / "broken.png").write_bytes(png()[:60])
+    shown = runner(service)(
+        *("upload", tmp_path / "broken.png", "--url", service.url, "--user-id", uuid4(), "--json")
+    )
+    assert shown.json[0]["error"]["code"] == "corrupt_image"
+
+
+def test_a_service_that_is_away_is_told_without_a_traceback(run, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    shown = run("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
+    assert shown.code == 1
+    assert "photo.jpg: failed: 127.0.0.1:9 does not answer" in shown.out
+
+
+def test_something_else_than_the_service_is_told(run, world, seaweedfs, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    shown = run("upload", tmp_path / "photo.jpg", "--url", seaweedfs.endpoint)
+    assert shown.code == 1
+    assert "is that the media service?" in shown.out
