@@ -12,7 +12,7 @@ from uuid import UUID
 from flask import Response, g, request
 
 from mediaservice import errors, openapi, schemas
-from mediaservice.errors import Failure, MediaError, describe_error_code
+from mediaservice.errors import Failure, MediaError, describe_error_code, is_worth_retrying
 from mediaservice.lifecycle import MediaRow, UploadRequest, UploadTicket
 from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
@@ -278,7 +278,7 @@ def _status(row: MediaRow) -> dict[str, Any]:
     if row.status == Status.FAILED:
         error = {
             "code": row.error_code,
-            "retryable": row.raw_etag is not None,
+            "retryable": is_worth_retrying(row.error_code),
             "message": describe_error_code(row.error_code),
         }
     return {

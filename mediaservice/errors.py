@@ -142,6 +142,20 @@ PROCESSING_FAILURES: dict[str, str] = {
     "internal_error": "The worker met an unexpected fault.",
 }
 
+# The same bytes will meet these again.
+_FINAL = UPLOAD_FAILURES.keys() | {
+    "unsupported_format",
+    "corrupt_image",
+    "image_too_large",
+    "original_missing",
+    "original_changed",
+}
+
+
+def is_worth_retrying(error_code: str) -> bool:
+    """Say whether a media that failed with this code may still succeed with the same bytes."""
+    return error_code not in _FINAL
+
 
 def describe_error_code(error_code: str) -> str:
     """Return the sentence for a media's `error_code`, whoever reported it."""

@@ -510,7 +510,7 @@ def test_the_status_says_whether_to_ask_again(service, stage, status, is_final):
 def test_a_failure_has_a_code_and_a_sentence(service):
     media_id = service.failed("corrupt_image")
     error = service.call("GET", f"/{media_id}/status").json["error"]
-    assert (error["code"], error["retryable"]) == ("corrupt_image", True)
+    assert (error["code"], error["retryable"]) == ("corrupt_image", False)
     assert "damaged" in error["message"]
 
 

@@ -637,3 +637,12 @@ def test_times_are_aware_and_in_utc(world):
         assert time.utcoffset() == timedelta(0)
     assert abs(row.created_at - world.now()) < timedelta(minutes=5)
     assert isinstance(row.id, UUID)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"])
+@pytest.mark.parametrize("declared", ["image/heic", "image/heif"])
+def test_every_brand_of_heic_is_taken_for_what_it_is(world, brand, declared):
+    body = b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1heicmiaf" + bytes(64)
+    media_id = world.request(body, content_type=declared).media_id
+    world.put(media_id, body, declared)
+    assert world.complete(media_id).content_type == "image/heic"

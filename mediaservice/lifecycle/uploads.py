@@ -52,6 +52,9 @@ _DECLARED = (
     "checksum_sha256",
     "idempotency_key",
 )
+# filetype knows `heic` alone; ISO/IEC 23008-12 has these beside it.
+_FURTHER_HEIC_BRANDS = (b"heix", b"heim", b"heis", b"hevc", b"hevx")
+
 # HEIF is the container and HEIC its usual content: phones and browsers use either name.
 _CANONICAL_TYPE = {"image/heif": "image/heic"}
 
@@ -284,6 +287,8 @@ def _lock_number(owner_id: UUID) -> int:
 
 def _sniff(first_bytes: bytes) -> str | None:
     """Return the image type that the bytes themselves announce."""
+    if first_bytes[4:8] == b"ftyp" and first_bytes[8:12] in _FURTHER_HEIC_BRANDS:
+        return "image/heic"
     return filetype.guess_mime(first_bytes) if first_bytes else None
 
 
