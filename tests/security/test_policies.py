@@ -1,6 +1,7 @@
 """The least each role needs: docs/policies, enforced while the roles do all they ever do."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,16 @@ def test_a_role_declares_consumes_and_publishes_its_own_messages_alone(
             declare(refused)
         assert raised.value.reply_code == 403
     connection.close()
+
+
+# What docs/security.md says
+
+
+def test_every_test_that_is_said_to_hold_a_threat_is_there():
+    text = (PROJECT / "docs" / "security.md").read_text()
+    short = {"S": "tests/security", "W": "tests/worker", "tests": "tests"}
+    named = re.findall(r"`(S|W|tests)/(test_\w+\.py)`", text)
+    assert len(named) > 30
+    assert [name for folder, name in named if not (PROJECT / short[folder] / name).exists()] == []
+    ours = {path.name for path in (PROJECT / "tests" / "security").glob("test_*.py")}
+    assert ours <= {name for _, name in named}
