@@ -12,6 +12,10 @@ from mediaservice.commands.upload import upload
 
 __all__ = ["media"]
 
-media = Commands("media", help=__doc__.partition("\n\n")[0])
+media = Commands(
+    "media",
+    help="Set the media service up, look after it, try it out.\n\nExit codes: 0 all is well, 1 "
+    "something is not, 2 it could not be found out (or the command was not understood).",
+)
 for command in (init, doctor, stats, audit, retry, reprocess, dead_letters, upload):
     media.add_command(command)

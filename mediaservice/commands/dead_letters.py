@@ -15,7 +15,7 @@ _ids = click.argument("ids", metavar="[ID]...", nargs=-1)
 _all = click.option("--all", "take_all", is_flag=True, help="All that are there now.")
 
 
-@click.group("dead-letters")
+@click.group("dead-letters", short_help="List, requeue or drop dead letters.")
 def dead_letters() -> None:
     """Look at messages that were set aside; publish them anew, or delete them."""
 

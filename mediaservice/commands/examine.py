@@ -21,7 +21,7 @@ _COLOURS: Final = {
 }
 
 
-@click.command()
+@click.command(short_help="Compare buckets and table.")
 @click.option("--repair", is_flag=True, help="Repair what is found; without, only report.")
 @click.option(
     "--min-age",
@@ -33,8 +33,9 @@ _COLOURS: Final = {
     "--ignore",
     "ignored",
     multiple=True,
+    metavar="KIND",
     type=click.Choice([kind.value for kind in Kind]),
-    help="A kind not to look for; may be repeated.",
+    help="A kind of finding not to look for, as it is printed; may be repeated.",
 )
 @json_option
 @with_appcontext
@@ -126,7 +127,7 @@ def _show_totals(totals: Totals, *, repair: bool) -> None:
         click.secho(f"{totals.left} found; nothing was changed", fg="red")
 
 
-@click.command()
+@click.command(short_help="Try what the servers really enforce.")
 @json_option
 @with_appcontext
 def doctor(*, as_json: bool) -> None:

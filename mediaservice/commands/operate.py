@@ -26,7 +26,7 @@ from mediaservice.web import components
 _RETRY_BATCH = 500
 
 
-@click.command()
+@click.command(short_help="Make buckets, CORS and queues.")
 @json_option
 @with_appcontext
 def init(*, as_json: bool) -> None:
@@ -57,7 +57,7 @@ def init(*, as_json: bool) -> None:
         click.echo("broker: exchanges, queues and bindings")
 
 
-@click.command()
+@click.command(short_help="Process failed media again.")
 @click.argument("media_ids", metavar="[ID]...", type=click.UUID, nargs=-1)
 @click.option("--failed", is_flag=True, help="All media whose processing failed.")
 @click.option("--error-code", help="With --failed: only those that failed with this code.")
@@ -103,7 +103,7 @@ def _retry_failed(error_code: str | None) -> int:
     return count
 
 
-@click.command()
+@click.command(short_help="Write lost public objects again.")
 @click.argument("media_ids", metavar="ID...", type=click.UUID, nargs=-1, required=True)
 @json_option
 @with_appcontext
@@ -130,7 +130,7 @@ def reprocess(*, media_ids: tuple[UUID, ...], as_json: bool) -> None:
         broker.close()
 
 
-@click.command()
+@click.command(short_help="Show counts, due work and queues.")
 @json_option
 @with_appcontext
 def stats(*, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from mediaservice.client import Credentials, ServiceClient, UploadFailed
 from mediaservice.commands.terminal import json_option, one_line, print_json, progress
 
 
-@click.command()
+@click.command(short_help="Upload images as a client.")
 @click.argument(
     "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
