@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import structlog
 from devstack.process import Process, find_free_ports, wait_until
 from devstack.run import answers
 from mediaservice import PROJECT, create_app
+from mediaservice.audit import Kind
 from mediaservice.broker import (
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_QUEUE,
@@ -113,6 +115,28 @@ def test_every_command_says_what_it_is_for(run, words):
 def test_the_list_of_commands_is_complete(run):
     shown = run("--help").out
     assert all(words[0] in shown for words in COMMANDS)
+
+
+def test_the_operations_page_has_every_command_kind_and_nothing_else():
+    page = (PROJECT / "docs/operations.md").read_text()
+    headings = set(re.findall("`([a-z-]+)`", " ".join(re.findall("^## .*", page, re.MULTILINE))))
+    assert headings == {words[0] for words in COMMANDS}
+    rows = "".join(re.findall("^[|] `.*?[|]", page, re.MULTILINE))
+    assert set(re.findall("`([a-z_]+)`", rows)) == {kind.value for kind in Kind}
+
+
+def test_every_command_in_the_docs_exists(run):
+    known = {tuple(words) for words in COMMANDS} - {("dead-letters",)}
+    pages = [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
+    named = [
+        (page.name, words)
+        for page in pages
+        for words in re.findall("flask --app app media ([a-z-]+(?: [a-z]+)?)", page.read_text())
+    ]
+    assert named
+    for page, words in named:
+        first, _, second = words.partition(" ")
+        assert (first,) in known or (first, second) in known, f"{page}: media {words}"
 
 
 @pytest.mark.parametrize(

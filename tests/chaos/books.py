@@ -57,6 +57,8 @@ class Books:
         self._check_orphans(rows, raw, public)
         self._check_history(history)
         self._check_messages()
+        for finding in self._stack.audit():
+            self._fault(f"audit: {finding}")
 
     def _check_uploads(self, rows: dict[uuid.UUID, dict[str, Any]]) -> None:
         for upload in self._uploads:

@@ -134,6 +134,29 @@ class Stack:
             "MAX_PENDING_BYTES": str(2**40),
         }
 
+    def audit(self) -> list[str]:
+        """Return what the service's own audit has to report, besides its totals."""
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "flask",
+                "--app",
+                "app",
+                "media",
+                "audit",
+                "--min-age=0",
+                "--json",
+            ],
+            cwd=PROJECT,
+            env=self._environ,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        *findings, totals = done.stdout.splitlines() or [""]
+        return findings if totals else [done.stderr]
+
     def _flask(self, *arguments: str) -> None:
         subprocess.run(
             [sys.executable, "-m", "flask", "--app", "app", *arguments],
