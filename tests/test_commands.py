@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
     Publication,
 )
+from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.lifecycle import statistics
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import jpeg, png
@@ -291,7 +293,7 @@ def test_media_are_retried_by_id(run, world):
     first, second = world.failed(), world.failed()
     shown = run("retry", first, second, "--json")
     assert shown.json == [
-        {"media_id": str(media_id), "status": "processing"} for media_id in (first, second)
+        {"media_id": str(media_id), "error": None} for media_id in (first, second)
     ]
     assert world.status(first) == world.status(second) == "processing"
     assert len(world.processing.claim(10)) == 2
@@ -303,14 +305,24 @@ def test_what_has_not_failed_is_not_retried(run, world, stage):
     before = world.row(media_id)
     shown = run("retry", media_id)
     assert shown.code == 1
-    assert shown.err.startswith("Error: Only a media whose processing failed can be retried.")
+    assert shown.lines == [
+        f"{media_id} left alone: Only a media whose processing failed can be retried."
+    ]
     assert world.row(media_id) == before
 
 
-def test_an_unknown_media_is_told(run):
-    shown = run("retry", uuid4())
-    assert (shown.code, shown.out) == (1, "")
-    assert "There is no such media." in shown.err
+@pytest.mark.parametrize(
+    ("command", "stage"), [("retry", "failed"), ("reprocess", "ready")], ids=["retry", "reprocess"]
+)
+def test_an_unknown_media_does_not_keep_the_others(run_with_broker, make_world, command, stage):
+    world = make_world()
+    unknown, known = uuid4(), getattr(world, stage)()
+    shown = run_with_broker(command, unknown, known, "--json")
+    assert shown.code == 1
+    assert shown.json == [
+        {"media_id": str(unknown), "error": "media_not_found"},
+        {"media_id": str(known), "error": None},
+    ]
 
 
 def test_all_failed_media_are_retried_at_once(run, world, monkeypatch):
@@ -365,7 +377,7 @@ def test_lost_public_objects_are_written_again_by_the_worker(run, world):
     world.storage.delete_objects(world.storage.public_bucket, keys[:2])
     assert run("audit", "--min-age", 0).code == 1
     shown = run("reprocess", media_id)
-    assert shown.lines == [f"{media_id} given to a worker; audit again when it is done"]
+    assert shown.lines == [f"{media_id} given to a worker; audit when it is done"]
     assert world.public_keys(media_id) == keys
     assert world.row(media_id) == before
     assert run("audit", "--min-age", 0).code == 0
@@ -375,7 +387,14 @@ def test_lost_public_objects_are_written_again_by_the_worker(run, world):
 def test_only_ready_media_are_processed_again(run, world, stage):
     shown = run("reprocess", getattr(world, stage)())
     assert shown.code == 1
-    assert shown.err.startswith("Error: Only a media that is ready")
+    assert "left alone: Only a media that is ready" in shown.out
+
+
+def test_a_job_that_the_broker_does_not_take_is_told(make_world):
+    world = make_world(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
+    shown = runner(world)("reprocess", world.ready())
+    assert (shown.code, shown.out) == (2, "")
+    assert "it has not taken the job" in shown.err
 
 
 # stats
@@ -535,7 +554,7 @@ def test_reprocessing_publishes_the_job_once(run_with_broker, make_world, rabbit
     world = make_world(BROKER_URL=rabbitmq.url)
     media_id = world.ready()
     shown = run_with_broker("reprocess", media_id, "--json")
-    assert shown.json == [{"media_id": str(media_id), "published": True}]
+    assert shown.json == [{"media_id": str(media_id), "error": None}]
     wait_for(amqp, PROCESS_QUEUE, 1)
     method, _, body = amqp.basic_get(PROCESS_QUEUE, auto_ack=True)
     job = decode(method.routing_key, body)
@@ -610,6 +629,49 @@ def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
         *("upload", tmp_path / "broken.png", "--url", service.url, "--user-id", uuid4(), "--json")
     )
     assert shown.json[0]["error"]["code"] == "corrupt_image"
+
+
+@pytest.mark.services
+def test_waiting_for_an_image_has_an_end(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    words = ("--url", service.url, "--user-id", uuid4(), "--timeout", 0, "--json")
+    shown = runner(service)("upload", tmp_path / "photo.jpg", *words)
+    assert shown.code == 1
+    assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
+
+
+@pytest.mark.services
+def test_a_put_whose_answer_was_lost_is_repeated_without_harm(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    client = ServiceClient(service.url, Credentials(user_id=str(uuid4())))
+    declaration = _declaration(tmp_path / "photo.jpg")
+    ticket = client._call("POST", "request-upload", declaration)
+    counted = []
+    for _ in range(2):
+        client._put(ticket, tmp_path / "photo.jpg", counted.append)
+    assert sum(counted) == 2 * declaration["size_bytes"]
+    status = client._call("POST", "complete", {"upload_id": ticket["upload_id"]})
+    assert status["status"] == "processing"
+
+
+def test_on_a_terminal_there_are_a_bar_and_colours(world):
+    ours, theirs = pty.openpty()
+    environ = {"PATH": os.environ["PATH"], "TERM": "xterm", **world.environ}
+    world.ready()
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "app", "media", "audit"],
+        cwd=PROJECT,
+        env=environ,
+        stdout=theirs,
+        stderr=theirs,
+        check=False,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "100%" in shown
+    assert "\x1b[32mall in order" in shown
 
 
 def test_a_service_that_is_away_is_told_without_a_traceback(run, tmp_path):

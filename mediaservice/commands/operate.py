@@ -1,5 +1,6 @@
 """Setting the service up, looking at how it does, giving failed media another try."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from mediaservice.commands.terminal import (
     print_json,
     progress,
 )
+from mediaservice.errors import Failure, MediaError
 from mediaservice.web import components
 
 _RETRY_BATCH = 500
@@ -73,19 +75,14 @@ def retry(
     """
     if bool(media_ids) == failed or (error_code and not failed):
         raise click.UsageError("Give either IDs, or --failed with or without --error-code.")
-    processing = components().lifecycle.processing
-    for media_id in media_ids:
-        row = processing.retry(media_id)
-        if as_json:
-            print_json({"media_id": media_id, "status": row.status})
-        else:
-            click.echo(f"{media_id} {row.status}")
     if failed:
         count = _retry_failed(error_code)
         if as_json:
             print_json({"retried": count})
         else:
             click.echo(f"{count} media to be processed again")
+    processing = components().lifecycle.processing
+    _for_each(media_ids, processing.retry, "to be processed again", as_json=as_json)
 
 
 def _retry_failed(error_code: str | None) -> int:
@@ -113,21 +110,42 @@ def reprocess(*, media_ids: tuple[UUID, ...], as_json: bool) -> None:
     For objects that `media audit` misses. The media stay ready and unchanged meanwhile; it helps
     with workers that write the same keys again, as the reference worker does.
     """
-    lifecycle, broker = components().lifecycle, components().create_broker()
+    processing, broker = components().lifecycle.processing, components().create_broker()
+
+    def publish(media_id: UUID) -> None:
+        if broker.publish([Publication(processing.job_of_ready(media_id))]):
+            raise BrokerUnavailable(f"it has not taken the job of {media_id}")
+
     try:
-        for media_id in media_ids:
-            publication = Publication(lifecycle.processing.job_of_ready(media_id))
-            if broker.publish([publication]):
-                raise CannotTell(
-                    f"RabbitMQ has not taken the job of {media_id}. "
-                    "What to do: look at BROKER_URL, or run `flask --app app media doctor`."
-                )
-            if as_json:
-                print_json({"media_id": media_id, "published": True})
-            else:
-                click.echo(f"{media_id} given to a worker; audit again when it is done")
+        _for_each(media_ids, publish, "given to a worker; audit when it is done", as_json=as_json)
     finally:
         broker.close()
+
+
+def _for_each(
+    media_ids: Sequence[UUID], act: Callable[[UUID], object], done: str, *, as_json: bool
+) -> None:
+    """Act on each media and print what became of it; exit code 1 if one could not be acted on."""
+    has_failed = False
+    for media_id in media_ids:
+        failure = _failure_of(act, media_id)
+        has_failed |= failure is not None
+        if as_json:
+            print_json({"media_id": media_id, "error": failure and failure.code})
+        elif failure is None:
+            click.echo(f"{media_id} {done}")
+        else:
+            click.echo(f"{media_id} {click.style('left alone', fg='red')}: {failure.message}")
+    if has_failed:
+        raise click.exceptions.Exit(1)
+
+
+def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None:
+    try:
+        act(media_id)
+    except MediaError as error:
+        return error.failure
+    return None
 
 
 @click.command(short_help="Show counts, due work and queues.")
