@@ -43,8 +43,9 @@ openapi: venv ## Write docs/openapi.json anew from the code
 	$(python) -m devstack.openapi
 
 .PHONY: contract
-contract: venv ## Write docs/messages/ anew from the code
+contract: venv ## Write docs/messages/ and the tables of docs/contract.md anew from the code
 	$(python) -m devstack.contract
+	$(python) -m devstack.failures
 
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date

@@ -162,7 +162,12 @@ def use_own_environment() -> None:
 
 
 def environment(store: SeaweedFS, port: int) -> dict[str, str]:
-    """Return the environment of web and listener."""
+    """Return the environment of web and listener; WEB_ORIGINS may name other web apps' pages."""
+    origins = [
+        f"http://127.0.0.1:{port}",
+        f"http://localhost:{port}",
+        os.environ.get("WEB_ORIGINS"),
+    ]
     return {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
@@ -176,7 +181,7 @@ def environment(store: SeaweedFS, port: int) -> dict[str, str]:
         "S3_RAW_BUCKET": store.raw_bucket,
         "S3_PUBLIC_BUCKET": store.public_bucket,
         "CDN_BASE_URL": f"{store.endpoint}/{store.public_bucket}",
-        "WEB_ORIGINS": f"http://127.0.0.1:{port},http://localhost:{port}",
+        "WEB_ORIGINS": ",".join(filter(None, origins)),
         "PORT": str(port),
     }
 

@@ -1,19 +1,94 @@
-"""README and .env.example say what the code says."""
+"""README and .env.example say what the code says, and README's clients work as they stand."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-from config.__main__ import env, table
+import pytest
+import requests
 
-PROJECT = Path(__file__).resolve().parent.parent
+from config.__main__ import env, table
+from devstack.process import find_free_ports
+from tests.builders import jpeg
+from tests.documents import PROJECT, blocks
+from tests.supervised import READY, Run, copy_project
+
+README = PROJECT / "README.md"
+ADDRESS = "http://127.0.0.1:8000"
+CLIENT_SECONDS = 60
 
 
 def test_the_settings_table_is_the_settings():
-    readme = (PROJECT / "README.md").read_text()
-    shown = re.search(r"<!-- settings: [^>]* -->\n(.*)\n<!-- /settings -->", readme, re.DOTALL)
+    shown = re.search(
+        r"<!-- settings: [^>]* -->\n(.*)\n<!-- /settings -->", README.read_text(), re.DOTALL
+    )
     assert shown, "README.md has no settings table"
     assert shown[1].strip() == table().strip(), "run: python -m config table"
 
 
 def test_the_example_environment_has_every_variable():
     assert (PROJECT / ".env.example").read_text() == env(), "run: python -m config env"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """The address of a service as `make run` starts it."""
+    run = Run(copy_project(tmp_path_factory.mktemp("readme") / "project"), find_free_ports())
+    try:
+        yield run.wait_for(READY).url
+    finally:
+        assert run.interrupt() == (0, [])
+
+
+def client(language: str, mark: str) -> str:
+    """Return the one block of README in a language that has a mark in it."""
+    (found,) = [block for block in blocks(README, language) if mark in block]
+    assert ADDRESS in found
+    return found
+
+
+def run_client(command: list[str], folder: Path, photo: bytes | None = None) -> str:
+    """Run a client beside a photo; return what it printed."""
+    (folder / "photo.jpg").write_bytes(photo or jpeg(900, 600, exif=True))
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def assert_is_image(url: str) -> None:
+    answer = requests.get(url, timeout=10)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/webp")
+
+
+@pytest.mark.services
+def test_the_curl_client_uploads_a_photo(service, tmp_path):
+    script = client("sh", "request-upload").replace(ADDRESS, service)
+    said = run_client(["sh", "-eu", "-c", script], tmp_path)
+    url = re.findall(r'"url": ?"([^"]+)"', said)[0]
+    assert_is_image(url)
+    assert '"status":"ready"' in said.replace(" ", "")
+
+
+@pytest.mark.services
+def test_the_python_client_uploads_a_photo(service, tmp_path):
+    program = client("python", "request-upload").replace(ADDRESS, service)
+    assert_is_image(run_client([sys.executable, "-c", program], tmp_path).strip())
+
+
+@pytest.mark.services
+def test_the_javascript_client_uploads_a_photo(service, tmp_path):
+    program = client("js", "request-upload").replace(ADDRESS, service)
+    (tmp_path / "client.mjs").write_text(program)
+    assert_is_image(run_client(["node", "client.mjs"], tmp_path).strip())
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_a_client_says_why_a_photo_failed(service, tmp_path, language):
+    program = client(language, "request-upload").replace(ADDRESS, service)
+    (tmp_path / "client.mjs").write_text(program)
+    command = [sys.executable, "-c", program] if language == "python" else ["node", "client.mjs"]
+    assert "corrupt_image" in run_client(command, tmp_path, b"\xff\xd8\xff\xe0" + b"\0" * 500)

@@ -4,11 +4,8 @@ The real supervisor, on a copy of the project in a folder with a space in its na
 """
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,71 +14,14 @@ import requests
 
 from devstack.process import find_free_ports, wait_until
 from tests.builders import jpeg
-
-PROJECT = Path(__file__).resolve().parents[1]
-READY = "media-service: ready"
+from tests.supervised import READY, Run, copy_project
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
 
-class Run:
-    """One `python -m devstack.run`."""
-
-    def __init__(self, project, port, **environ):
-        self.project = project
-        self.url = f"http://127.0.0.1:{port}"
-        self._out, self._err = project / f"out-{port}.txt", project / f"err-{port}.txt"
-        with self._out.open("w") as out, self._err.open("w") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "devstack.run"],
-                cwd=project,
-                env={**os.environ, "PORT": str(port), **environ},
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-
-    def wait_for(self, text):
-        wait_until(
-            lambda: text in self._out.read_text() or self._process.poll() is not None,
-            seconds=60,
-            what=f"{text!r} in the output",
-        )
-        assert text in self._out.read_text(), self._err.read_text()
-        return self
-
-    def interrupt(self):
-        self._process.send_signal(signal.SIGINT)
-        return self.end()
-
-    def end(self):
-        """The exit code, and the lines on standard error."""
-        return self._process.wait(60), self._err.read_text().splitlines()
-
-    def kill(self):
-        self._process.kill()
-        self._process.wait()
-
-    def part(self, *words):
-        """The process id of the child whose command line has all these words."""
-        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
-        children = [child for task in tasks for child in (task / "children").read_text().split()]
-        (found,) = [
-            int(child)
-            for child in children
-            if all(word in Path(f"/proc/{child}/cmdline").read_text() for word in words)
-        ]
-        return found
-
-
 @pytest.fixture
 def project(tmp_path):
-    copy = tmp_path / "a copy"
-    for name in ("config", "devstack", "mediaservice", "mediaworker", "migrations"):
-        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("app.py", "worker_listener.py"):
-        shutil.copy(PROJECT / name, copy)
-    return copy
+    return copy_project(tmp_path / "a copy")
 
 
 @pytest.fixture
@@ -161,6 +101,23 @@ def test_the_shells_own_settings_do_not_lead_it_astray(run):
         HTTP_PROXY="http://127.0.0.1:9",
     ).wait_for(READY)
     assert send_image(started.url, str(uuid4()))["width"]
+
+
+def test_pages_of_other_web_apps_may_upload_when_they_are_named(run):
+    own, other = "http://127.0.0.1:3000", "http://127.0.0.1:3001"
+    started = run(WEB_ORIGINS=own).wait_for(READY)
+    ticket = requests.post(
+        f"{started.url}/api/media/request-upload",
+        json={"content_type": "image/jpeg", "size_bytes": 1000},
+        headers={"X-User-ID": str(uuid4())},
+        timeout=10,
+    ).json()
+    allowed = {}
+    for origin in (own, other, started.url):
+        asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+        answer = requests.options(ticket["upload_url"], headers=asked, timeout=10)
+        allowed[origin] = answer.headers.get("Access-Control-Allow-Origin")
+    assert allowed == {own: own, other: None, started.url: started.url}
 
 
 def test_a_taken_port_is_said_in_one_line_with_the_way_out(run):
