@@ -270,9 +270,9 @@ class RabbitMQ:
         self._queue = queue
         self._wait = wait
         self._publishing = _Link(url, f"{queue} publisher", lambda c: c.confirm_delivery())
-        self._consuming = _Link(
-            url, f"{queue} consumer", lambda c: c.basic_qos(prefetch_count=prefetch)
-        )
+        self._prefetch = prefetch
+        self._unsettled: set[int] = set()  # delivery tags of this connection
+        self._consuming = _Link(url, f"{queue} consumer", self._begin_consuming)
 
     @property
     def can_publish(self) -> bool:
@@ -340,6 +340,7 @@ class RabbitMQ:
                     metrics.routing_key_label(method.routing_key),
                     "yes" if method.redelivered else "no",
                 ).inc()
+                self._unsettled.add(method.delivery_tag)
                 deliveries.append(
                     Delivery(
                         routing_key=str(method.routing_key),
@@ -366,10 +367,15 @@ class RabbitMQ:
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Acknowledge; if the connection is gone they will be delivered again, to somebody."""
+        tags = sorted(d.delivery_tag for d in deliveries if self._holds(d))
+        if not tags:
+            return
+        self._unsettled.difference_update(tags)
+        # One ack settles all before it too: only right if nothing before it is still in hand.
+        together = all(tag > tags[-1] for tag in self._unsettled)
         try:
-            for delivery in deliveries:
-                if self._holds(delivery):
-                    self._consuming.channel.basic_ack(delivery.delivery_tag)
+            for tag in tags[-1:] if together else tags:
+                self._consuming.channel.basic_ack(tag, multiple=together)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)
 
@@ -429,6 +435,10 @@ class RabbitMQ:
             mandatory=True,
         )
 
+    def _begin_consuming(self, channel: BlockingChannel) -> None:
+        self._unsettled.clear()
+        channel.basic_qos(prefetch_count=self._prefetch)
+
     def _holds(self, delivery: Delivery) -> bool:
         """Say whether a delivery is still ours: the broker takes it back with its connection."""
         return self._consuming.is_open and delivery.link_number == self._consuming.number
@@ -436,6 +446,7 @@ class RabbitMQ:
     def _reject(self, delivery: Delivery) -> None:
         try:
             if self._holds(delivery):
+                self._unsettled.discard(delivery.delivery_tag)
                 self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
 from uuid import uuid4
 
 import pika
@@ -37,7 +35,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
-from tests.queues import QUEUES, put, take
+from tests.queues import QUEUES, count, put, take
 
 
 @pytest.fixture
@@ -216,6 +214,24 @@ def test_reconnecting_backs_off(make_broker):
     assert max(waits) <= 10
 
 
+def test_what_a_full_queue_refuses_is_returned(amqp, broker, rabbitmq):
+    assert broker.can_publish
+    rabbitmq.control("set_policy", "full", f"^{PROCESS_QUEUE}$", '{"max-length": 1}')
+    jobs = [job(), job()]
+    try:
+        # RabbitMQ tells a queue its limit, and a publisher that it is reached, in its own time.
+        wait_until(
+            lambda: broker.publish(jobs) == jobs, seconds=15, what="the queue to refuse both"
+        )
+        taken = count(amqp, PROCESS_QUEUE)
+        for _ in range(taken):
+            take(amqp, PROCESS_QUEUE)
+        wait_until(lambda: not broker.publish([jobs[1]]), seconds=15, what="the queue to take one")
+        assert take(amqp, PROCESS_QUEUE)[2] == encode(jobs[1].message)[1]
+    finally:
+        rabbitmq.control("clear_policy", "full")
+
+
 # consume
 
 
@@ -250,6 +266,18 @@ def test_what_was_acknowledged_does_not_come_again(amqp, make_broker, rabbitmq):
     first.ack(consume(first))
     first.close()
     assert make_broker(rabbitmq.url).consume(limit=1, wait_seconds=0.2) == []
+
+
+def test_acknowledging_a_later_one_leaves_an_earlier_one_in_hand(amqp, make_broker, rabbitmq):
+    for _ in range(4):
+        put(amqp, *encode(result()))
+    first = make_broker(rabbitmq.url)
+    deliveries = consume(first, 4)
+    first.ack([deliveries[3], deliveries[1]])
+    first.ack([deliveries[0]])
+    first.close()
+    (again,) = consume(make_broker(rabbitmq.url))
+    assert again.body == deliveries[2].body
 
 
 def test_what_was_not_acknowledged_comes_again_to_somebody(amqp, make_broker, rabbitmq):
@@ -360,6 +388,18 @@ def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
     assert properties.headers["x-first-death-reason"] == "rejected"
 
 
+def test_setting_aside_works_even_if_nobody_takes_dead_letters(amqp, broker, rabbitmq):
+    put(amqp, MEDIA_PROCESSED, b"garbage")
+    (delivery,) = consume(broker)
+    assert broker.can_publish  # which declares the binding
+    amqp.queue_unbind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
+    broker.dead_letter(delivery, "it is garbage")
+    # The broker itself holds on to it until it can set it aside.
+    assert amqp.basic_get(DEAD_LETTER_QUEUE) == (None, None, None)
+    create_topology(rabbitmq.url)
+    assert take(amqp, DEAD_LETTER_QUEUE)[2] == b"garbage"
+
+
 def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rabbitmq):
     put(amqp, *encode(FailedResult(media_id=uuid4())))
     deliveries = 0
@@ -380,25 +420,15 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
     put(amqp, *encode(result()))
     assert broker.can_publish
-    rabbitmqctl(rabbitmq, "set_vm_memory_high_watermark", "0.000001")
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
         broker.publish([job()])  # this is what makes RabbitMQ block the connection
         wait_until(lambda: not broker.can_publish, seconds=10, what="the connection to be blocked")
         broker.ack(consume(broker))
     finally:
-        rabbitmqctl(rabbitmq, "set_vm_memory_high_watermark", "absolute", "512MiB")
+        rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
     wait_until(lambda: broker.can_publish, seconds=15, what="publishing to be possible again")
     assert broker.publish([job()]) == []
-
-
-def rabbitmqctl(rabbitmq, *arguments):
-    subprocess.run(
-        ["/usr/lib/rabbitmq/bin/rabbitmqctl", "-q", *arguments],
-        env={**os.environ, **rabbitmq._environ},
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
 
 
 # without a broker
