@@ -75,13 +75,18 @@ class Delivery:
     link_number: int = 0  # of the connection it came by: its tag means nothing on another one
     traceparent: str | None = None
 
+    @property
+    def log_fields(self) -> dict[str, str | None]:
+        """What a log line says of this message, and of the request it goes back to."""
+        return {
+            "routing_key": self.routing_key,
+            "message_id": self.message_id,
+            "request_id": self.correlation_id,
+        }
+
     def log_context(self) -> AbstractContextManager[None]:
-        """Name this message, and the request it goes back to, in every log line of a block."""
-        return structlog.contextvars.bound_contextvars(
-            routing_key=self.routing_key,
-            message_id=self.message_id,
-            request_id=self.correlation_id,
-        )
+        """Add `log_fields` to every log line of a block."""
+        return structlog.contextvars.bound_contextvars(**self.log_fields)
 
 
 @dataclass(frozen=True, slots=True)

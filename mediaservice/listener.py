@@ -251,12 +251,12 @@ def _report_result(delivery: Delivery, outcome: str, started_at_ns: int) -> None
         message_id=delivery.message_id,
         started_at_ns=started_at_ns,
     ).end()
-    with delivery.log_context():
-        log.info(
-            "message",
-            outcome=str(outcome),
-            duration_seconds=round((time.time_ns() - started_at_ns) / 1e9, 6),
-        )
+    log.info(
+        "message",
+        outcome=str(outcome),
+        duration_seconds=round((time.time_ns() - started_at_ns) / 1e9, 6),
+        **delivery.log_fields,
+    )
 
 
 def stop_on_signals(listener: Listener) -> None:

@@ -6,7 +6,9 @@ given to a logger.
 
 import logging
 import sys
+from typing import Any
 
+import msgspec
 import structlog
 
 from config.settings import BaseSettings
@@ -30,7 +32,7 @@ def configure_logging(settings: BaseSettings) -> None:
         if settings.development
         else [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(_to_json),
         ]
     )
     level = logging.getLevelNamesMapping()[settings.log_level]
@@ -52,3 +54,7 @@ def configure_logging(settings: BaseSettings) -> None:
     # We log what these report ourselves, once, in our words, and without signed URLs.
     for name in ("pika", "botocore", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _to_json(event: dict[str, Any], **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()

@@ -388,18 +388,6 @@ def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
     assert properties.headers["x-first-death-reason"] == "rejected"
 
 
-def test_setting_aside_works_even_if_nobody_takes_dead_letters(amqp, broker, rabbitmq):
-    put(amqp, MEDIA_PROCESSED, b"garbage")
-    (delivery,) = consume(broker)
-    assert broker.can_publish  # which declares the binding
-    amqp.queue_unbind(DEAD_LETTER_QUEUE, DEAD_LETTER_EXCHANGE)
-    broker.dead_letter(delivery, "it is garbage")
-    # The broker itself holds on to it until it can set it aside.
-    assert amqp.basic_get(DEAD_LETTER_QUEUE) == (None, None, None)
-    create_topology(rabbitmq.url)
-    assert take(amqp, DEAD_LETTER_QUEUE)[2] == b"garbage"
-
-
 def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rabbitmq):
     put(amqp, *encode(FailedResult(media_id=uuid4())))
     deliveries = 0

@@ -4,7 +4,6 @@ A success counts whichever attempt it comes from, for the bytes were pinned; a f
 for the current attempt. A ready media never regresses.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import structlog
 from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, update
 
@@ -19,7 +19,6 @@ from config.settings import Settings
 from mediaservice import errors, metrics
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import (
-    COLUMNS,
     NOT_DELETED,
     MediaRow,
     Rows,
@@ -41,6 +40,15 @@ from mediaservice.storage import Storage
 
 MAIN_VARIANT = "main"
 MAX_BACKOFF_SECONDS = 3600
+_JOB_COLUMNS = (
+    Media.id,
+    Media.attempt,
+    Media.raw_key,
+    Media.raw_etag,
+    Media.content_type,
+    Media.size_bytes,
+    now_plus(0).label("requested_at"),
+)
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +97,7 @@ class Processing:
                 attempts_left=Media.attempts_left - 1,
                 due_at=now_plus(self._settings.processing_timeout_seconds),
             )
-            .returning(*COLUMNS, now_plus(0).label("requested_at"))
+            .returning(*_JOB_COLUMNS, Media.request_id, Media.traceparent, Media.error_code)
         )
         # A failed attempt, and one asked for by a person, have left their code.
         timed_out = {row.id for row in claimed if row.attempt > 1 and row.error_code is None}
@@ -150,7 +158,7 @@ class Processing:
             def run(statement: Any, records: list[dict[str, Any]]) -> dict[UUID, MediaRow]:
                 if not records:
                     return {}
-                parameters = {"records": json.dumps(records)}
+                parameters = {"records": msgspec.json.encode(records).decode()}
                 return {row.id: row for row in connection.execute(statement, parameters)}
 
             ready = run(self._ready, [_ready_record(r) for r in processed.values()])
@@ -245,9 +253,7 @@ class Processing:
         MEDIA_NOT_FOUND, or REPROCESSING_NOT_POSSIBLE.
         """
         rows = self._rows.execute(
-            select(*COLUMNS, now_plus(0).label("requested_at")).where(
-                Media.id == media_id, NOT_DELETED
-            )
+            select(*_JOB_COLUMNS, Media.status).where(Media.id == media_id, NOT_DELETED)
         )
         if not rows:
             raise MediaError(errors.MEDIA_NOT_FOUND)
