@@ -12,15 +12,9 @@ from uuid import UUID
 import msgspec
 import yaml
 
-from mediaservice.broker import (
-    DEAD_LETTER_EXCHANGE,
-    DEAD_LETTER_QUEUE,
-    EXCHANGE,
-    EXCHANGES,
-    REASON_HEADER,
-    TOPOLOGY,
-    TRACEPARENT_HEADER,
-)
+from mediaservice.broker import DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EXCHANGE, REASON_HEADER
+from mediaservice.broker.rabbitmq import TRACEPARENT_HEADER
+from mediaservice.broker.topology import EXCHANGES, TOPOLOGY
 from mediaservice.messages import (
     MAX_BODY_BYTES,
     MEDIA_FAILED,

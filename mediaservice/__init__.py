@@ -91,7 +91,9 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
 
 def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     """Return the listener's side of RabbitMQ, or the worker itself where there is no broker."""
-    from mediaservice.broker import RESULTS_QUEUE, InlineBroker, RabbitMQ
+    from mediaservice.broker import RESULTS_QUEUE
+    from mediaservice.broker.inline import InlineBroker
+    from mediaservice.broker.rabbitmq import RabbitMQ
     from mediaservice.listener import RESULT_BATCH
 
     if settings.broker_url != "inline:":

@@ -6,7 +6,8 @@ import sys
 import threading
 
 from config.settings import ConfigurationError, WorkerSettings
-from mediaservice.broker import PROCESS_QUEUE, RabbitMQ
+from mediaservice.broker import PROCESS_QUEUE
+from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.logs import configure_logging
 from mediaservice.monitoring import Heartbeat, start_monitoring
 from mediaservice.storage import Storage

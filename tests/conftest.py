@@ -22,8 +22,9 @@ from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
-from mediaservice.broker import RESULTS_QUEUE, create_topology
-from mediaservice.broker import RabbitMQ as Broker
+from mediaservice.broker import RESULTS_QUEUE
+from mediaservice.broker.connection import create_topology
+from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.listener import Listener
 from mediaservice.models import Base, create_database_engine
 from tests.chaos.proxy import Proxy

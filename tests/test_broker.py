@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from uuid import uuid4
 
 import pika
@@ -12,19 +13,18 @@ from devstack.process import wait_until
 from mediaservice.broker import (
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_QUEUE,
-    DELIVERY_LIMIT,
     EXCHANGE,
     PROCESS_QUEUE,
     REASON_HEADER,
     RESULTS_QUEUE,
-    BrokerDesk,
     BrokerUnavailable,
-    InlineBroker,
     Publication,
-    QueueState,
-    RabbitMQ,
-    create_topology,
 )
+from mediaservice.broker.connection import create_topology
+from mediaservice.broker.desk import BrokerDesk, QueueState
+from mediaservice.broker.inline import InlineBroker
+from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -204,12 +204,12 @@ def test_reconnecting_backs_off(make_broker):
     """While it does, no connection is tried, so a loop may ask as often as it likes."""
     broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
     assert not broker.can_publish
-    assert broker._publishing.seconds_to_retry() > 0
+    assert broker._publishing._retry_at > time.monotonic()
     waits = []
     for _ in range(8):
         broker._publishing._retry_at = 0
         assert not broker.can_publish
-        waits.append(broker._publishing.seconds_to_retry())
+        waits.append(broker._publishing._retry_at - time.monotonic())
     assert waits[-1] > waits[0]
     assert max(waits) <= 10
 

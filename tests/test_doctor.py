@@ -15,7 +15,8 @@ from moto.server import ThreadedMotoServer
 
 from config.settings import Settings
 from mediaservice import PROJECT, create_app
-from mediaservice.broker import PROCESS_QUEUE, create_topology
+from mediaservice.broker import PROCESS_QUEUE
+from mediaservice.broker.connection import create_topology
 from mediaservice.doctor import Verdict, examine_service
 from tests.world import store_environment
 

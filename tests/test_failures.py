@@ -17,14 +17,9 @@ from prometheus_client import REGISTRY
 
 from devstack.process import wait_until
 from mediaservice import create_app
-from mediaservice.broker import (
-    DEAD_LETTER_QUEUE,
-    DELIVERY_LIMIT,
-    EXCHANGE,
-    PROCESS_QUEUE,
-    RESULTS_QUEUE,
-    RabbitMQ,
-)
+from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
 from mediaservice.storage import ObjectNotFound
 from tests.builders import jpeg

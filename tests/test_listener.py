@@ -14,8 +14,8 @@ from mediaservice.broker import (
     PROCESS_QUEUE,
     REASON_HEADER,
     RESULTS_QUEUE,
-    InlineBroker,
 )
+from mediaservice.broker.inline import InlineBroker
 from mediaservice.listener import Listener
 from mediaservice.messages import (
     MEDIA_FAILED,

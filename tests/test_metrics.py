@@ -15,7 +15,8 @@ from prometheus_client import REGISTRY
 
 from config.settings import ConfigurationError, Settings
 from mediaservice import create_app, health
-from mediaservice.broker import Delivery, InlineBroker
+from mediaservice.broker import Delivery
+from mediaservice.broker.inline import InlineBroker
 from mediaservice.lifecycle import ResultOutcome
 from mediaservice.lifecycle import backlog as backlog_module
 from mediaservice.listener import Listener

@@ -5,7 +5,7 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.broker import BrokerDesk, DeadLetter
+from mediaservice.broker.desk import BrokerDesk, DeadLetter
 from mediaservice.commands.terminal import json_option, print_json
 from mediaservice.web import components
 

@@ -8,13 +8,9 @@ from uuid import UUID
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.broker import (
-    BrokerDesk,
-    BrokerUnavailable,
-    Publication,
-    QueueState,
-    create_topology,
-)
+from mediaservice.broker import BrokerUnavailable, Publication
+from mediaservice.broker.connection import create_topology
+from mediaservice.broker.desk import BrokerDesk, QueueState
 from mediaservice.commands.terminal import (
     CannotTell,
     json_option,

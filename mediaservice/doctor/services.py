@@ -8,7 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from config.settings import Settings
-from mediaservice.broker import BrokerDesk
+from mediaservice.broker.desk import BrokerDesk
 from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
 from mediaservice.lifecycle.rows import Rows
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pika
 
 from config.settings import WorkerSettings
-from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, Delivery, Publication, RabbitMQ
+from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, Delivery, Publication
+from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.messages import (
     MEDIA_PROCESSED,
     FailedResult,

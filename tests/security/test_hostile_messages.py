@@ -10,7 +10,8 @@ import pika
 import pytest
 
 from devstack.process import wait_until
-from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE, RabbitMQ
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.listener import Listener
 from mediaservice.messages import (
     MEDIA_FAILED,

@@ -17,7 +17,8 @@ from pika.exceptions import ChannelClosedByBroker
 
 from config.settings import Settings
 from devstack.rabbitmq import RabbitMQ
-from mediaservice.broker import PROCESS_QUEUE, RESULTS_QUEUE, declare_topology
+from mediaservice.broker import PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker.topology import declare_topology
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from tests.builders import environment, jpeg

@@ -13,9 +13,9 @@ from mediaservice.broker import (
     PROCESS_QUEUE,
     RESULTS_QUEUE,
     Publication,
-    RabbitMQ,
-    create_topology,
 )
+from mediaservice.broker.connection import create_topology
+from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.messages import MEDIA_PROCESS, FailedResult, ProcessedResult, decode
 from mediaservice.storage import Storage
 from mediaworker.consumer import PREFETCH, Consumer

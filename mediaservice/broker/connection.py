@@ -1,0 +1,142 @@
+"""Connections to RabbitMQ: opened with the topology declared, reopened with back-off when lost."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pika
+import structlog
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+
+from mediaservice import metrics
+from mediaservice.broker import BrokerUnavailable
+from mediaservice.broker.topology import declare_topology
+
+HEARTBEAT_SECONDS: Final = 30
+BLOCKED_TIMEOUT_SECONDS: Final = 5
+RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
+
+log = structlog.get_logger(__name__)
+
+
+def connect(url: str, name: str) -> Any:
+    """Return a BlockingConnection that RabbitMQ's own tools show under this name."""
+    parameters = pika.URLParameters(url)
+    parameters.heartbeat = HEARTBEAT_SECONDS
+    parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
+    parameters.socket_timeout = parameters.stack_timeout = 10
+    parameters.client_properties = {"connection_name": name}
+    return pika.BlockingConnection(parameters)
+
+
+@dataclass
+class Link:
+    """One connection with one channel, reopened with back-off and jitter when it is lost."""
+
+    url: str
+    name: str
+    prepare: Callable[[BlockingChannel], None]
+    connection: Any = None
+    channel: Any = None
+    blocked: bool = False
+    _wait_seconds: float = 0.0
+    _retry_at: float = 0.0
+    _ready: bool = field(default=False)
+    number: int = 0  # of connections so far
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel can be used, as far as is known without asking."""
+        # A channel closed by the broker is not reported by the connection: look at both.
+        return self._ready and self.connection.is_open and self.channel.is_open
+
+    def open(self) -> BlockingChannel:
+        """Return the open channel, or raise BrokerUnavailable, at once while backing off."""
+        if self.is_open:
+            return self.channel
+        self.drop()
+        if time.monotonic() < self._retry_at:
+            raise BrokerUnavailable(f"{self.name}: waiting to reconnect")
+        try:
+            self.connection = connect(self.url, self.name)
+            self.connection.add_on_connection_blocked_callback(self._on_blocked)
+            self.connection.add_on_connection_unblocked_callback(self._on_unblocked)
+            self.channel = self.connection.channel()
+            declare_topology(self.channel)
+            self.prepare(self.channel)
+        except (AMQPError, OSError) as error:
+            self._back_off()
+            metrics.BROKER_CONNECTIONS.labels(self.name, "refused").inc()
+            log.warning("broker_connect_failed", link=self.name, reason=repr(error))
+            self.drop()
+            raise BrokerUnavailable(f"{self.name}: {error!r}") from None
+        self._ready = True
+        self.number += 1
+        self._wait_seconds = 0.0
+        metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
+        metrics.BROKER_CONNECTED.labels(self.name).set(1)
+        metrics.BROKER_BLOCKED.labels(self.name).inc(0)  # so that its first time is an increase
+        log.info("broker_connected", link=self.name)
+        return self.channel
+
+    def fail(self, error: BaseException) -> BrokerUnavailable:
+        """Drop the link after an error; the caller raises what is returned."""
+        metrics.BROKER_CONNECTIONS.labels(self.name, "lost").inc()
+        log.warning("broker_connection_lost", link=self.name, reason=repr(error))
+        self.drop()
+        self._back_off()
+        return BrokerUnavailable(f"{self.name}: {error!r}")
+
+    def drop(self) -> None:
+        """Close what there is; `open` makes it anew."""
+        connection, self.connection, self.channel = self.connection, None, None
+        self._ready = self.blocked = False
+        metrics.BROKER_CONNECTED.labels(self.name).set(0)
+        if connection is not None and connection.is_open:
+            try:
+                connection.close()
+            except (AMQPError, OSError) as error:
+                log.debug("broker_close_failed", link=self.name, reason=repr(error))
+
+    def service(self) -> None:
+        """Do the connection's pending I/O, heartbeats above all, without waiting."""
+        if self.is_open:
+            try:
+                self.connection.process_data_events(0)
+            except (AMQPError, OSError) as error:
+                self.fail(error)
+
+    def _back_off(self) -> None:
+        shortest, longest = RECONNECT_SECONDS
+        self._wait_seconds = min(longest, max(shortest, self._wait_seconds * 2))
+        # Jitter keeps a fleet from reconnecting in step.
+        self._retry_at = time.monotonic() + self._wait_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def _on_blocked(self, *_: Any) -> None:
+        self.blocked = True
+        metrics.BROKER_BLOCKED.labels(self.name).inc()
+        log.warning("broker_blocked", link=self.name)
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.blocked = False
+        log.info("broker_unblocked", link=self.name)
+
+
+def create_topology(url: str) -> None:
+    """Connect once and declare the topology. Raises BrokerUnavailable."""
+    link = Link(url, "media init", lambda _channel: None)
+    link.open()
+    link.drop()
+
+
+@contextmanager
+def as_unavailable() -> Iterator[None]:
+    """Raise what pika and sockets raise as BrokerUnavailable."""
+    try:
+        yield
+    except (AMQPError, OSError) as error:
+        raise BrokerUnavailable(str(error) or repr(error)) from None

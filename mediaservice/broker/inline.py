@@ -1,0 +1,80 @@
+"""No broker, for one person's own machine."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from mediaservice.broker import Delivery, Publication
+from mediaservice.messages import Message, ProcessRequest, Result, encode
+
+log = structlog.get_logger(__name__)
+
+
+class InlineBroker:
+    """Publishing a job does it, there and then, and queues its answer for `consume`.
+
+    Nothing is kept: what is lost with the process is dispatched
+    again once its attempt has timed out.
+    """
+
+    can_publish = True
+
+    def __init__(
+        self,
+        process: Callable[[ProcessRequest], Result],
+        *,
+        wait: Callable[[float], object] = time.sleep,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._process = process
+        self._wait = wait
+        self._close = close
+        self._answers: deque[Delivery] = deque()
+
+    def publish(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Process each job and keep the answer."""
+        for publication in publications:
+            if isinstance(publication.message, ProcessRequest):
+                with _inline_delivery(publication.message, publication).log_context():
+                    answer = self._process(publication.message)
+                self._answers.append(_inline_delivery(answer, publication))
+        return []
+
+    def count_waiting(self, queue: str) -> int:
+        """Nothing waits: jobs are done as they are published."""
+        return 0
+
+    def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Return the answers kept so far."""
+        if not self._answers:
+            self._wait(wait_seconds)
+        return [self._answers.popleft() for _ in range(min(limit, len(self._answers)))]
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Nothing to tell."""
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """There is no queue to keep it in."""
+        log.error("message_dropped", message_id=delivery.message_id, reason=reason)
+
+    def rest(self, seconds: float) -> None:
+        """Wait."""
+        self._wait(seconds)
+
+    def close(self) -> None:
+        """Let the worker go."""
+        self._close()
+
+
+def _inline_delivery(message: Message, publication: Publication) -> Delivery:
+    routing_key, body = encode(message)
+    return Delivery(
+        routing_key=routing_key,
+        body=body,
+        message_id=publication.message_id,
+        correlation_id=publication.correlation_id,
+        delivery_tag=0,
+        traceparent=publication.traceparent,
+    )

@@ -1,0 +1,236 @@
+"""Publishing with confirms and consuming with acknowledgements, for a loop.
+
+One thread, two connections: RabbitMQ stops reading from connections that publish while it is short
+of memory or disk, and results must flow even then.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import pika
+import structlog
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, NackError, UnroutableError
+
+from mediaservice import metrics
+from mediaservice.broker import (
+    DEAD_LETTER_EXCHANGE,
+    EXCHANGE,
+    REASON_HEADER,
+    BrokerUnavailable,
+    Delivery,
+    Publication,
+)
+from mediaservice.broker.connection import Link
+from mediaservice.messages import encode
+
+TRACEPARENT_HEADER: Final = "traceparent"  # W3C Trace Context
+
+log = structlog.get_logger(__name__)
+
+
+class RabbitMQ:
+    """Consumes one queue and publishes to the exchange, over two connections, from one thread.
+
+    `wait` is how to pass time while there is no connection; a loop gives one that a signal ends.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str,
+        prefetch: int,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._queue = queue
+        self._wait = wait
+        self._publishing = Link(url, f"{queue} publisher", lambda c: c.confirm_delivery())
+        self._prefetch = prefetch
+        self._unsettled: set[int] = set()  # delivery tags of this connection
+        self._consuming = Link(url, f"{queue} consumer", self._begin_consuming)
+
+    @property
+    def can_publish(self) -> bool:
+        """Connect if need be; False while disconnected or blocked by the broker."""
+        self._publishing.service()
+        try:
+            self._publishing.open()
+        except BrokerUnavailable:
+            return False
+        return not self._publishing.blocked
+
+    def publish(self, publications: Sequence[Publication]) -> list[Publication]:
+        """Publish persistently and `mandatory`; return those that were not routed and confirmed.
+
+        A lost connection leaves the rest of the batch unpublished: they are returned, and one of
+        them may have arrived all the same. Consumers see the same `message_id` twice then.
+        """
+        failed = []
+        for index, publication in enumerate(publications):
+            try:
+                channel = self._publishing.open()
+                self._publish(channel, publication)
+                metrics.BROKER_PUBLISHES.labels("confirmed").inc()
+            except (UnroutableError, NackError) as error:
+                metrics.BROKER_PUBLISHES.labels("refused").inc()
+                log.error("publish_refused", message_id=publication.message_id, reason=repr(error))
+                failed.append(publication)
+            except BrokerUnavailable:
+                return failed + list(publications[index:])
+            except (AMQPError, OSError) as error:
+                metrics.BROKER_PUBLISHES.labels("lost").inc()
+                self._publishing.fail(error)
+                return failed + list(publications[index:])
+        return failed
+
+    def count_waiting(self, queue: str) -> int:
+        """Return how many messages wait in a queue; 0 when it cannot be known."""
+        try:
+            answer = self._publishing.open().queue_declare(queue, passive=True)
+        except BrokerUnavailable:
+            return 0
+        except (AMQPError, OSError) as error:
+            self._publishing.fail(error)
+            return 0
+        return int(answer.method.message_count)
+
+    def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
+        """Return what has arrived, waiting at most `wait_seconds` for the first message.
+
+        Without a connection it waits just as long and returns nothing.
+        """
+        self._publishing.service()
+        deliveries: list[Delivery] = []
+        try:
+            channel = self._consuming.open()
+            # Leaving the loop leaves the consumer, and what it has prefetched, in place.
+            for method, properties, body in channel.consume(
+                self._queue, inactivity_timeout=max(wait_seconds, 0.001)
+            ):
+                if method is None:
+                    break
+                metrics.BROKER_DELIVERIES.labels(
+                    metrics.routing_key_label(method.routing_key),
+                    "yes" if method.redelivered else "no",
+                ).inc()
+                self._unsettled.add(method.delivery_tag)
+                deliveries.append(
+                    Delivery(
+                        routing_key=str(method.routing_key),
+                        body=body,
+                        message_id=properties.message_id,
+                        correlation_id=properties.correlation_id,
+                        delivery_tag=method.delivery_tag,
+                        redelivered=method.redelivered,
+                        link_number=self._consuming.number,
+                        traceparent=_traceparent(properties.headers),
+                    )
+                )
+                if len(deliveries) >= limit or not channel.get_waiting_message_count():
+                    break
+            if not self._consuming.is_open:
+                raise self._consuming.fail(BrokerUnavailable("the broker closed the channel"))
+        except BrokerUnavailable:
+            self._wait(wait_seconds)
+            return []
+        except (AMQPError, OSError, ValueError) as error:
+            self._consuming.fail(error)
+            return []
+        return deliveries
+
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge; if the connection is gone they will be delivered again, to somebody."""
+        tags = sorted(d.delivery_tag for d in deliveries if self._holds(d))
+        if not tags:
+            return
+        self._unsettled.difference_update(tags)
+        # One ack settles all before it too: only right if nothing before it is still in hand.
+        together = all(tag > tags[-1] for tag in self._unsettled)
+        try:
+            for tag in tags[-1:] if together else tags:
+                self._consuming.channel.basic_ack(tag, multiple=together)
+        except (AMQPError, OSError) as error:
+            self._consuming.fail(error)
+
+    def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        """Move a message to the dead-letter queue with the reason in its headers, then ack it."""
+        metrics.BROKER_DEAD_LETTERS.labels(metrics.routing_key_label(delivery.routing_key)).inc()
+        log.error(
+            "message_dead_lettered",
+            routing_key=delivery.routing_key,
+            message_id=delivery.message_id,
+            reason=reason,
+        )
+        try:
+            self._publishing.open().basic_publish(
+                DEAD_LETTER_EXCHANGE,
+                delivery.routing_key,
+                delivery.body,
+                pika.BasicProperties(
+                    delivery_mode=pika.DeliveryMode.Persistent,
+                    message_id=delivery.message_id,
+                    correlation_id=delivery.correlation_id,
+                    headers={REASON_HEADER: reason[:500]},
+                ),
+                mandatory=True,
+            )
+        except (BrokerUnavailable, AMQPError, OSError) as error:
+            # The broker's own dead-lettering keeps the message; only our words are lost.
+            log.warning("dead_letter_without_reason", reason=repr(error))
+            self._reject(delivery)
+            return
+        self.ack([delivery])
+
+    def rest(self, seconds: float) -> None:
+        """Wait, then do the pending I/O of both connections, heartbeats above all."""
+        self._wait(seconds)
+        self._publishing.service()
+        self._consuming.service()
+
+    def close(self) -> None:
+        """Close both connections; what was not acknowledged goes to another consumer."""
+        self._consuming.drop()
+        self._publishing.drop()
+
+    def _publish(self, channel: BlockingChannel, publication: Publication) -> None:
+        routing_key, body = encode(publication.message)
+        channel.basic_publish(
+            EXCHANGE,
+            routing_key,
+            body,
+            pika.BasicProperties(
+                content_type="application/json",
+                delivery_mode=pika.DeliveryMode.Persistent,
+                message_id=publication.message_id,
+                correlation_id=publication.correlation_id,
+                headers=_trace_headers(publication.traceparent),
+            ),
+            mandatory=True,
+        )
+
+    def _begin_consuming(self, channel: BlockingChannel) -> None:
+        self._unsettled.clear()
+        channel.basic_qos(prefetch_count=self._prefetch)
+
+    def _holds(self, delivery: Delivery) -> bool:
+        """Say whether a delivery is still ours: the broker takes it back with its connection."""
+        return self._consuming.is_open and delivery.link_number == self._consuming.number
+
+    def _reject(self, delivery: Delivery) -> None:
+        try:
+            if self._holds(delivery):
+                self._unsettled.discard(delivery.delivery_tag)
+                self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
+        except (AMQPError, OSError) as error:
+            self._consuming.fail(error)
+
+
+def _trace_headers(traceparent: str | None) -> dict[str, str] | None:
+    return {TRACEPARENT_HEADER: traceparent} if traceparent else None
+
+
+def _traceparent(headers: dict[str, Any] | None) -> str | None:
+    value = (headers or {}).get(TRACEPARENT_HEADER)
+    return value if isinstance(value, str) else None
