@@ -1,0 +1,106 @@
+"""Rounds, medians, and what processes cost; nothing of what is measured.
+
+Sides that are compared take turns, in an order drawn anew each round, so that whatever else the
+machine does falls on all of them.
+"""
+
+import gc
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a number of operations took; `cpu_seconds` of the processes that did them."""
+
+    operations: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Operations a second."""
+        return self.operations / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        """Microseconds of CPU per operation."""
+        return self.cpu_seconds / self.operations * 1e6
+
+
+def take_turns(sides: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
+    """Run every side `rounds` times, each round in another order."""
+    costs: dict[str, list[Cost]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name in random.sample(list(sides), len(sides)):
+            costs[name].append(sides[name]())
+    return costs
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the middle value."""
+    return statistics.median(values)
+
+
+def ratio(
+    costs: Mapping[str, list[Cost]], ours: str, reference: str, of: Callable[[Cost], float]
+) -> float:
+    """Return the median, over the rounds, of ours divided by the reference of the same round."""
+    pairs = zip(costs[ours], costs[reference], strict=True)
+    return median(of(a) / of(b) for a, b in pairs)
+
+
+def time_calls(call: Callable[[], object], *, seconds: float) -> Cost:
+    """Repeat a call in this process for about `seconds`."""
+    gc.collect()
+    count = 0
+    started, cpu = time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        for _ in range(20):
+            call()
+        count += 20
+    return Cost(count, elapsed, time.process_time() - cpu)
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    found = [pid]
+    for process in found:
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, children.read_text().split())
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Return the CPU time that living processes have used so far, user and system."""
+    nanoseconds = 0
+    for pid in pids:
+        for statistics_of_thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                nanoseconds += int(statistics_of_thread.read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+def rss_bytes(pid: int) -> int:
+    """Return the resident memory of a process, shared pages included."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+def pin(pid: int, cores: Iterable[int]) -> None:
+    """Keep a process and its descendants on some cores; those there are, at least."""
+    wanted = set(cores) & os.sched_getaffinity(0)
+    for process in family(pid):
+        if wanted:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                with suppress(OSError):
+                    os.sched_setaffinity(int(thread.name), wanted)
