@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 python := .venv/bin/python
-code := app.py worker_listener.py config devstack mediaservice mediaworker migrations tests
+code := app.py worker_listener.py benchmarks config devstack mediaservice mediaworker migrations tests
 
 .PHONY: help
 help: ## Show this list
@@ -26,6 +26,12 @@ test-fast: venv ## Run the tests that need nothing but Python
 chaos: venv ## Break everything while it is used, then check the books (N=300 SEED=…)
 	@scripts/install-test-services
 	@PYTHONPATH=. $(python) tests/chaos/main.py
+
+.PHONY: bench
+bench: venv ## Measure it all beside references (ROWS=10000 PHOTOS=folder ARGS=--help)
+	@scripts/make-venv requirements-bench.txt
+	@scripts/install-test-services
+	$(python) -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style and types
@@ -53,7 +59,7 @@ venv: ## Make .venv, or bring it up to date
 
 .PHONY: requirements
 requirements: venv ## Pin the requirement files anew
-	@for name in requirements requirements-worker requirements-local requirements-otel requirements-dev; do \
+	@for name in requirements requirements-worker requirements-local requirements-otel requirements-dev requirements-bench; do \
 		$(python) -m piptools compile --quiet --upgrade --strip-extras --no-header --no-annotate \
 			--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --allow-unsafe \
 			--output-file $$name.txt $$name.in || exit 1; \

@@ -11,20 +11,29 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import click
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a number of operations took; `cpu_seconds` of the processes that did them."""
+    """What a number of operations took; `cpu_seconds` of the processes that did them.
+
+    `servers` has the CPU seconds of each server meanwhile, `wal_bytes` what PostgreSQL logged.
+    `latency_seconds` is the median of the single operations, where they were timed.
+    """
 
     operations: int
     seconds: float
     cpu_seconds: float
+    servers: Mapping[str, float] = field(default_factory=dict)
+    wal_bytes: int = 0
+    latency_seconds: float = 0.0
 
     @property
     def per_second(self) -> float:
@@ -36,27 +45,33 @@ class Cost:
         """Microseconds of CPU per operation."""
         return self.cpu_seconds / self.operations * 1e6
 
+    @property
+    def us(self) -> float:
+        """Microseconds per operation."""
+        return self.seconds / self.operations * 1e6
 
-def take_turns(sides: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
-    """Run every side `rounds` times, each round in another order."""
-    costs: dict[str, list[Cost]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name in random.sample(list(sides), len(sides)):
-            costs[name].append(sides[name]())
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds that one operation took, the median."""
+        return self.latency_seconds * 1e3
+
+
+Costs = dict[str, list[Cost]]
+
+
+def take_turns(name: str, sides: Mapping[str, Callable[[], Cost]], rounds: int) -> Costs:
+    """Run every side `rounds` times, each round in another order, and show how far it is."""
+    costs: Costs = {side: [] for side in sides}
+    turns = [side for _ in range(rounds) for side in random.sample(list(sides), len(sides))]
+    with click.progressbar(turns, label=f"{name:10}", item_show_func=lambda side: side) as bar:
+        for side in bar:
+            costs[side].append(sides[side]())
     return costs
 
 
 def median(values: Iterable[float]) -> float:
     """Return the middle value."""
     return statistics.median(values)
-
-
-def ratio(
-    costs: Mapping[str, list[Cost]], ours: str, reference: str, of: Callable[[Cost], float]
-) -> float:
-    """Return the median, over the rounds, of ours divided by the reference of the same round."""
-    pairs = zip(costs[ours], costs[reference], strict=True)
-    return median(of(a) / of(b) for a, b in pairs)
 
 
 def time_calls(call: Callable[[], object], *, seconds: float) -> Cost:
@@ -94,13 +109,3 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of a process, shared pages included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
-
-
-def pin(pid: int, cores: Iterable[int]) -> None:
-    """Keep a process and its descendants on some cores; those there are, at least."""
-    wanted = set(cores) & os.sched_getaffinity(0)
-    for process in family(pid):
-        if wanted:
-            for thread in Path(f"/proc/{process}/task").iterdir():
-                with suppress(OSError):
-                    os.sched_setaffinity(int(thread.name), wanted)

@@ -1,16 +1,17 @@
 """The servers that measurements run on, and the processes that are measured.
 
-PostgreSQL with its own defaults (fsync on), RabbitMQ and SeaweedFS are started on loopback for the
-run. Web processes share two cores; everything else, clients too, has the others.
+PostgreSQL with its own defaults (fsync on), RabbitMQ and SeaweedFS are started on loopback when a
+benchmark first asks for them. What is measured has two cores; servers and clients have the others.
 """
 
 import os
 import secrets
-import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
@@ -18,11 +19,14 @@ from uuid import UUID, uuid4
 import jwt
 import psycopg
 
-from benchmarks.measure import family, pin
+from benchmarks.load import Load
+from benchmarks.measure import Cost, cpu_seconds, family, median
+from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice.broker import create_topology
 from mediaservice.models import Base, create_database_engine
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
@@ -34,12 +38,22 @@ ASYNC_WORKERS: Final = 2
 CALLERS: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Somebody who calls the API."""
+class Database:
+    """One database with the service's table, and an autocommitting connection of our own."""
 
-    id: UUID
-    headers: dict[str, str]
+    def __init__(self, server: PostgreSQL, name: str) -> None:
+        with server.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        self.url = server.url_of(name)
+        engine = create_database_engine(self.url)
+        Base.metadata.create_all(engine)
+        engine.dispose()
+        self.connection: psycopg.Connection[Any] = server.connect(name)
+
+    def execute(self, statement: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Run a statement and return its rows."""
+        cursor = self.connection.execute(statement, parameters)
+        return cursor.fetchall() if cursor.description else []
 
 
 class Stack:
@@ -49,35 +63,66 @@ class Stack:
         self._directory = directory
         self._parts = ExitStack()
         self._secret = secrets.token_hex(32)
-        self.postgresql = PostgreSQL(directory / "postgresql", options=("max_wal_size=4GB",))
-        self.rabbitmq = RabbitMQ(directory / "rabbitmq")
-        self.store = SeaweedFS(directory / "seaweedfs")
-        self.callers = [self._make_caller() for _ in range(CALLERS)]
+        self._headers: dict[UUID, dict[str, str]] = {}
+        self.callers = [uuid4() for _ in range(CALLERS)]
 
     def __enter__(self) -> Self:
-        os.sched_setaffinity(0, set(OTHER_CORES) & os.sched_getaffinity(0) or {0})
-        for server in (self.postgresql, self.rabbitmq, self.store):
-            self._parts.enter_context(server)
+        available = os.sched_getaffinity(0)
+        self._parts.callback(os.sched_setaffinity, 0, available)
+        os.sched_setaffinity(0, set(OTHER_CORES) & available or available)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._parts.close()
 
-    def create_database(self, name: str) -> str:
-        """Make a database with the table in it; return its URL."""
-        with self.postgresql.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = self.postgresql.url_of(name)
-        engine = create_database_engine(url)
-        Base.metadata.create_all(engine)
-        engine.dispose()
-        return url
+    @cached_property
+    def postgresql(self) -> PostgreSQL:
+        """PostgreSQL; checkpoints only after 4 GB of log, else they fall on some rounds alone."""
+        options = ("max_wal_size=4GB", "max_connections=200")
+        server = PostgreSQL(self._directory / "postgresql", options=options)
+        return self._parts.enter_context(server)
 
-    def connect(self, database_url: str) -> "psycopg.Connection[Any]":
-        """Return an autocommitting connection of our own to a database."""
-        return psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
+    @cached_property
+    def rabbitmq(self) -> RabbitMQ:
+        """RabbitMQ with the service's exchanges and queues."""
+        server = self._parts.enter_context(RabbitMQ(self._directory / "rabbitmq"))
+        create_topology(server.url)
+        return server
 
-    def environ(self, database_url: str, **variables: str) -> dict[str, str]:
+    @cached_property
+    def store(self) -> SeaweedFS:
+        """SeaweedFS."""
+        return self._parts.enter_context(SeaweedFS(self._directory / "seaweedfs"))
+
+    @property
+    def servers(self) -> dict[str, Process]:
+        """The servers that have been started, by name."""
+        names = ("postgresql", "rabbitmq", "store")
+        return {name: self.__dict__[name] for name in names if name in self.__dict__}
+
+    def create_database(self, name: str) -> Database:
+        """Make a database with the table in it; its connection is closed with the stack."""
+        database = Database(self.postgresql, name)
+        self._parts.enter_context(database.connection)
+        return database
+
+    def headers_of(self, caller: UUID) -> dict[str, str]:
+        """Return the headers that say who is calling."""
+        if caller not in self._headers:
+            claims = {"sub": str(caller), "exp": int(time.time()) + 86_400}
+            token = jwt.encode(claims, self._secret, algorithm="HS256")
+            self._headers[caller] = {"Authorization": f"Bearer {token}"}
+        return self._headers[caller]
+
+    def store_upload(self, body: bytes) -> str:
+        """Put an original into the raw bucket and return its key; any media may have it."""
+        key = f"uploads/{uuid4()}"
+        self.store.client().put_object(
+            Bucket=self.store.raw_bucket, Key=key, Body=body, ContentType="image/jpeg"
+        )
+        return key
+
+    def environ(self, database: Database, **variables: str) -> dict[str, str]:
         """Return the environment of a process in production."""
         return {
             "PATH": os.environ["PATH"],
@@ -85,71 +130,104 @@ class Stack:
             "APP_ENV": "production",
             "AUTH_MODE": "jwt",
             "JWT_SECRET": self._secret,
-            "DATABASE_URL": database_url,
+            "DATABASE_URL": database.url,
             "BROKER_URL": self.rabbitmq.url,
             "S3_ENDPOINT": self.store.endpoint,
             "S3_ACCESS_KEY_ID": self.store.access_key,
             "S3_SECRET_ACCESS_KEY": self.store.secret_key,
-            "S3_RAW_BUCKET": "raw",
-            "S3_PUBLIC_BUCKET": "public",
+            "S3_RAW_BUCKET": self.store.raw_bucket,
+            "S3_PUBLIC_BUCKET": self.store.public_bucket,
             "CDN_BASE_URL": "https://cdn.example.com",
-            "MAX_PENDING_UPLOADS": "100000",
-            "MAX_PENDING_BYTES": str(2**50),
             **variables,
         }
 
-    def start_gunicorn(self, name: str, module: str, environ: dict[str, str]) -> "Web":
-        """Start the service, or a reference, under gunicorn as it is deployed."""
+    def settings(self, database: Database) -> Settings:
+        """Return the settings of a process, for what is measured in this one."""
+        return Settings.from_environ(self.environ(database))
+
+    def start_service(self, name: str, database: Database, *, workers: int = SYNC_WORKERS) -> "Web":
+        """Start the service's web processes as they are deployed."""
+        return self.start_gunicorn(name, "app:app", self.environ(database), workers=workers)
+
+    def start_gunicorn(
+        self, name: str, module: str, environ: dict[str, str], *, workers: int = SYNC_WORKERS
+    ) -> "Web":
+        """Start a WSGI application under gunicorn with the service's configuration."""
         command = [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", module]
-        return self._start_web(name, command, environ)
+        port = find_free_ports()
+        variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
+        return self._start_web(name, command, environ | variables, port)
 
     def start_uvicorn(self, name: str, module: str, environ: dict[str, str]) -> "Web":
-        """Start a reference under uvicorn, with what makes it fastest."""
+        """Start an ASGI application under uvicorn, with what makes it fastest."""
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+        port = find_free_ports()
         command = [sys.executable, "-m", "uvicorn", *options, "--workers", str(ASYNC_WORKERS)]
-        port = str(find_free_ports())
-        return self._start_web(name, [*command, "--port", port, module], environ, int(port))
+        return self._start_web(name, [*command, "--port", str(port), module], environ, port)
 
-    def start(self, name: str, command: list[str], environ: dict[str, str], ready: Any) -> Process:
+    def start_role(self, name: str, environ: dict[str, str], *arguments: str) -> Process:
+        """Start a process without a port: ready when it has logged that it has started."""
+        log_path = self._directory / f"{name}.log"
+        command = [sys.executable, *arguments]
+        return self.start(name, command, environ, lambda: b"_started" in log_path.read_bytes())
+
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        environ: dict[str, str],
+        is_ready: Callable[[], bool],
+        *,
+        cores: tuple[int, ...] = MEASURED_CORES,
+    ) -> Process:
         """Start a process on the measured cores; it ends with the stack."""
         process = Process(
             name,
-            command,
+            on_cores(cores, command),
             log_path=self._directory / f"{name}.log",
             environ=environ,
             cwd=PROJECT,
-            is_ready=ready,
+            is_ready=is_ready,
         )
         self._parts.enter_context(process)
-        pin(process.pid, MEASURED_CORES)
         return process
 
-    def _start_web(
-        self, name: str, command: list[str], environ: dict[str, str], port: int = 0
-    ) -> "Web":
-        port = port or find_free_ports()
-        variables = {
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-            "WEB_CONCURRENCY": str(SYNC_WORKERS),
-        }
-        process = self.start(name, command, environ | variables, lambda: is_listening(port))
-        web = Web(process, port)
-        web.wait_for_workers()
-        pin(process.pid, MEASURED_CORES)
-        return web
+    def meter(self, pids: list[int], work: Callable[[], tuple[int, float]]) -> Cost:
+        """Return what work, which returns operations and seconds, costs processes and servers."""
+        servers = {name: family(server.pid) for name, server in self.servers.items()}
+        before = {name: cpu_seconds(members) for name, members in servers.items()}
+        wal, cpu = self._wal_position(), cpu_seconds(pids)
+        operations, seconds = work()
+        cpu = cpu_seconds(pids) - cpu
+        return Cost(
+            operations,
+            seconds,
+            cpu,
+            {name: cpu_seconds(members) - before[name] for name, members in servers.items()},
+            self._wal_position() - wal,
+        )
 
-    def _make_caller(self) -> Caller:
-        caller = uuid4()
-        claims = {"sub": str(caller), "exp": int(time.time()) + 86_400}
-        token = jwt.encode(claims, self._secret, algorithm="HS256")
-        return Caller(caller, {"Authorization": f"Bearer {token}"})
+    def _wal_position(self) -> int:
+        if "postgresql" not in self.servers:
+            return 0
+        with self.postgresql.connect() as connection:
+            found: Any = connection.execute(
+                "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint"
+            ).fetchone()
+        return int(found[0])
+
+    def _start_web(
+        self, name: str, command: list[str], environ: dict[str, str], port: int
+    ) -> "Web":
+        process = self.start(name, command, environ, lambda: is_listening(port))
+        return Web(self, process, port)
 
 
 class Web:
     """A server under measurement."""
 
-    def __init__(self, process: Process, port: int) -> None:
+    def __init__(self, stack: Stack, process: Process, port: int) -> None:
+        self._stack = stack
         self._process = process
         self.port = port
 
@@ -162,10 +240,22 @@ class Web:
         """Stop the server."""
         self._process.stop()
 
-    def wait_for_workers(self) -> None:
-        """Return when every worker has answered; a bounded number of empty requests finds out."""
-        for _ in range(40):
-            with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
-                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                while connection.recv(65536):
-                    pass
+    def serve(self, requests: list[bytes], *, seconds: float, connections: int) -> Cost:
+        """Answer requests, in turn and over again, for a time."""
+        load = Load(self.port, requests, connections=connections)
+        return self._metered(load, lambda: load.run(seconds=seconds))
+
+    def serve_each(self, requests: list[bytes], *, connections: int) -> Cost:
+        """Answer each of the requests once."""
+        load = Load(self.port, requests, connections=connections)
+        return self._metered(load, lambda: load.run_each(requests))
+
+    def _metered(self, load: Load, work: Callable[[], tuple[int, float]]) -> Cost:
+        cost = self._stack.meter(self.workers, work)
+        return replace(cost, latency_seconds=median(load.latencies))
+
+
+def on_cores(cores: tuple[int, ...], command: list[str]) -> list[str]:
+    """Return a command that runs another on some cores, if this machine has them."""
+    online = set(cores) & set(range(os.cpu_count() or 1))
+    return ["taskset", "--cpu-list", ",".join(map(str, sorted(online))) or "0", *command]

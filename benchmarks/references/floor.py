@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 import uuid_utils.compat
+from botocore.credentials import ReadOnlyCredentials
 
 from config.settings import Settings
 from mediaservice.signing import UrlSigner
@@ -25,16 +26,9 @@ RETURNING upload_expires_at
 _OWNER = UUID("7d8ee0b5-6a4c-4a4b-9d36-0f0c2bd0e3a1")
 
 settings = Settings.from_environ(os.environ)
-
-
-class _Keys:
-    access_key = settings.s3_access_key_id
-    secret_key = settings.s3_secret_access_key
-    token = None
-
-
+_keys = ReadOnlyCredentials(settings.s3_access_key_id, settings.s3_secret_access_key, None)
 _signer = UrlSigner(
-    _Keys,
+    lambda: _keys,
     endpoint=settings.presign_endpoint,
     region=settings.s3_region,
     addressing_style=settings.s3_addressing_style,
