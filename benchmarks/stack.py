@@ -26,7 +26,7 @@ from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
-from mediaservice.broker import create_topology
+from mediaservice.broker.connection import create_topology
 from mediaservice.models import Base, create_database_engine
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
