@@ -4,13 +4,15 @@ Sync workers: a request is a statement or two and at most one call to the store,
 the unit of concurrency, and WEB_CONCURRENCY how many there are.
 """
 
+import fcntl
 import itertools
 import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 development = os.environ.get("APP_ENV") == "development"
 
@@ -41,10 +43,33 @@ loglevel = "warning"
 # Workers count in files, which /metrics adds up; the folder is made before they are forked, and
 # outlives reloads and upgrades. One that is given must be empty at start.
 _METRICS_PREFIX = "media-metrics-"
-if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(
-        prefix=_METRICS_PREFIX, dir=worker_tmp_dir
-    )
+
+
+def _hold_metrics_folder() -> tuple[Path, IO[str]] | None:
+    """Make the folder unless one is given; return ours and its lock, shared by all that use it.
+
+    Folders that nobody holds are of masters that were killed: they are removed.
+    """
+    parent = Path(worker_tmp_dir or tempfile.gettempdir())
+    for lock in parent.glob(f"{_METRICS_PREFIX}*/lock"):
+        with suppress(OSError), lock.open() as abandoned:
+            fcntl.flock(abandoned, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = Path(given or tempfile.mkdtemp(prefix=f".{_METRICS_PREFIX}", dir=parent))
+    if given and not folder.name.startswith(_METRICS_PREFIX):
+        return None
+    held = (folder / "lock").open("w")
+    fcntl.flock(held, fcntl.LOCK_SH)
+    if not given:
+        # It gets the name that others look for only now that it is held.
+        folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder, held
+
+
+# Kept open: the folder is held as long as this process, or one forked from it, lives.
+metrics = _hold_metrics_folder()
 
 
 def when_ready(server: Any) -> None:
@@ -78,8 +103,10 @@ def post_fork(server: Any, worker: Any) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: name)
 
 
-def on_exit(server: Any) -> None:
+def on_exit(_server: Any) -> None:
     """Remove the metrics' folder, if it was made here and no successor (SIGUSR2) counts in it."""
-    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    if folder.name.startswith(_METRICS_PREFIX) and not server.reexec_pid:
-        shutil.rmtree(folder, ignore_errors=True)
+    if metrics:
+        folder, held = metrics
+        with suppress(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ Nothing here knows what it starts: servers have modules of their own, and `run` 
 import contextlib
 import ctypes
 import os
-import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-START_SECONDS: Final = 60.0
+# A server takes seconds; a machine that is busy with much else, a minute.
+START_SECONDS: Final = 100.0
 STOP_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.05
 _LOG_LINES: Final = 15
@@ -25,6 +26,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # The parent that a child dies with is the thread that started it: one that lasts to the end.
 _starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
+# Names in the kernel that say which ports are promised, for as long as this process lives.
+_claims: Final[dict[int, socket.socket]] = {}
 
 
 class ServiceError(Exception):
@@ -190,14 +193,30 @@ def is_listening(port: int) -> bool:
 def find_free_ports(offsets: Sequence[int] = (0,)) -> int:
     """Return a port P so that P + offset is free for every offset.
 
-    It is below the range that the kernel hands out by itself, and drawn at random, so that runs
-    side by side seldom meet.
+    It is below the range that the kernel hands out by itself, and drawn at random. No process that
+    asks here is given a port that another, or this one, has been given and may yet open.
     """
     for _ in range(200):
-        first = random.randrange(10_240, 21_000)  # noqa: S311 - a port is no secret
-        if are_free(first, offsets):
+        first = 10_240 + secrets.randbelow(10_760)
+        ports = [first + offset for offset in offsets]
+        if are_free(first, offsets) and _claim(ports):
             return first
     raise ServiceError("there are no free ports on 127.0.0.1")
+
+
+def _claim(ports: Sequence[int]) -> bool:
+    """Take all of these ports or none, for good; say whether they are ours."""
+    with contextlib.ExitStack() as undo:
+        claims = {}
+        for port in ports:
+            claims[port] = undo.enter_context(socket.socket(socket.AF_UNIX))
+            try:
+                claims[port].bind(f"\0media-service-port-{port}")
+            except OSError:
+                return False
+        undo.pop_all()
+    _claims.update(claims)
+    return True
 
 
 def are_free(first: int, offsets: Sequence[int]) -> bool:

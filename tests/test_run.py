@@ -6,7 +6,6 @@ The real supervisor, on a copy of the project in a folder with a space in its na
 import os
 import signal
 import socket
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -14,7 +13,7 @@ import requests
 
 from devstack.process import find_free_ports, wait_until
 from tests.builders import jpeg
-from tests.supervised import READY, Run, copy_project
+from tests.supervised import READY, Run, copy_project, left_over
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
@@ -37,18 +36,6 @@ def run(project):
     for started in runs:
         started.interrupt()
     assert left_over(project) == []
-
-
-def left_over(project):
-    """The processes that work in a folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").resolve().is_relative_to(project):
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue  # it has ended, or is a kernel thread
-    return found
 
 
 def send_image(url, user):
