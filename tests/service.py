@@ -25,6 +25,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 FINAL = ("ready", "failed")
 
 
+def measured() -> dict[str, str]:
+    """Return the variables that make a child process count for `make coverage`, if that runs."""
+    return {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
+
+
 class Role(Process):
     """A process without a port: ready when it has logged, since its start, that it has started."""
 
@@ -86,6 +91,7 @@ class Service:
             "HOST": "127.0.0.1",
             "PORT": str(self._port),
             "WEB_CONCURRENCY": "2",
+            **measured(),
         }
         self.web = Process(
             "web",

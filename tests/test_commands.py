@@ -29,6 +29,7 @@ from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.lifecycle import statistics
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import jpeg, png
+from tests.service import measured
 from tests.world import World, store_environment
 
 COMMANDS = (
@@ -195,7 +196,7 @@ def test_the_real_command_ends_without_a_traceback(make_world):
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "app", "media", "audit", "--json"],
         cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], **world.environ},
+        env={"PATH": os.environ["PATH"], **measured(), **world.environ},
         capture_output=True,
         text=True,
         check=False,
@@ -570,7 +571,7 @@ def service(make_world, tmp_path):
     port = find_free_ports((0,))
     world = make_world(POLL_SECONDS="0.02")
     world.storage.create_buckets(())
-    environ = {"PATH": os.environ["PATH"], **world.environ, "PORT": str(port)}
+    environ = {"PATH": os.environ["PATH"], **measured(), **world.environ, "PORT": str(port)}
     world.url = f"http://127.0.0.1:{port}"
 
     def process(name, command, is_ready):
@@ -656,7 +657,7 @@ def test_a_put_whose_answer_was_lost_is_repeated_without_harm(service, tmp_path)
 
 def test_on_a_terminal_there_are_a_bar_and_colours(world):
     ours, theirs = pty.openpty()
-    environ = {"PATH": os.environ["PATH"], "TERM": "xterm", **world.environ}
+    environ = {"PATH": os.environ["PATH"], "TERM": "xterm", **measured(), **world.environ}
     world.ready()
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "app", "media", "audit"],

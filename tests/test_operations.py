@@ -18,6 +18,7 @@ from config.settings import Settings
 from devstack.process import Process, find_free_ports, wait_until
 from mediaservice.storage import Storage
 from tests.builders import jpeg
+from tests.service import measured
 from tests.world import store_environment
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,12 @@ class Deployment:
                 name,
                 [sys.executable, *command],
                 log_path=directory / f"{name}.log",
-                environ={**environ, "PORT": str(self.web_port), "METRICS_PORT": str(port)},
+                environ={
+                    **environ,
+                    **measured(),
+                    "PORT": str(self.web_port),
+                    "METRICS_PORT": str(port),
+                },
                 cwd=PROJECT,
                 is_ready=lambda url=url: answers(url),
             )

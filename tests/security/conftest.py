@@ -14,6 +14,7 @@ from mediaservice import create_app
 from tests.builders import production, settings
 from tests.security.service import Service, Web
 from tests.security.tokens import SECRET
+from tests.service import measured
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def web(
         MAX_PENDING_BYTES=str(2**50),
     ) | {
         "PATH": os.environ["PATH"],
+        **measured(),
         "JWT_SECRET": SECRET,
         "DATABASE_URL": postgresql.url_of(database),
         "S3_ENDPOINT": seaweedfs.endpoint,
