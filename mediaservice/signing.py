@@ -17,7 +17,6 @@ from urllib.parse import quote, urlsplit
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_UNRESERVED = "-._~"
 
 
 class Credentials(Protocol):
@@ -88,13 +87,13 @@ class UrlSigner:
             host, path = f"{bucket}.{self._host}", self._path
         else:
             host, path = self._host, f"{self._path}/{bucket}"
-        path = f"{path}/{quote(key, safe='/' + _UNRESERVED)}"
+        path = f"{path}/{quote(key)}"
         signed = sorted([("host", host), *headers.items()])
         names = ";".join([name for name, _ in signed])
         start = f"{day.credential}&X-Amz-Date={time}&X-Amz-Expires={ttl_seconds}"
         token = ""
         if credentials.token:
-            token = f"&X-Amz-Security-Token={quote(credentials.token, safe=_UNRESERVED)}"
+            token = f"&X-Amz-Security-Token={quote(credentials.token, safe='')}"
         signed_headers = f"&X-Amz-SignedHeaders={names.replace(';', '%3B')}"
         # Canonical order is alphabetical, where the token comes before the signed headers.
         canonical = (
@@ -112,7 +111,7 @@ class UrlSigner:
 
     def _begin_day(self, credentials: Credentials, date: str) -> _Day:
         scope = f"{date}/{self._region}/s3/aws4_request"
-        credential = quote(f"{credentials.access_key}/{scope}", safe=_UNRESERVED)
+        credential = quote(f"{credentials.access_key}/{scope}", safe="")
         signing_key = f"AWS4{credentials.secret_key}".encode()
         for part in scope.split("/"):
             signing_key = hmac.digest(signing_key, part.encode(), "sha256")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from mediaservice.messages import (
@@ -85,6 +86,13 @@ def test_a_message_survives_the_round_trip(message: Any, routing_key: str):
     assert decode(key, body) == message
 
 
+@pytest.mark.parametrize("message", [REQUEST, PROCESSED, *PROCESSED.variants, FAILED, FAILED.error])
+def test_what_was_received_is_not_changed_afterwards(message: Any):
+    field = message.__struct_fields__[0]
+    with pytest.raises(AttributeError):
+        setattr(message, field, getattr(message, field))
+
+
 def test_a_job_has_exactly_the_published_fields():
     fields = json.loads(encode(REQUEST)[1])
     assert fields == {
@@ -161,6 +169,47 @@ def test_a_malformed_message_is_refused_with_its_reason(routing_key: str, body: 
     with pytest.raises(MalformedMessage) as raised:
         decode(routing_key, body)
     assert reason in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("routing_key", "body", "reason"),
+    [
+        ("k" * 65, b"", f"unknown routing key '{'k' * 64}'"),
+        (
+            MEDIA_PROCESSED,
+            b" " * (MAX_BODY_BYTES + 1),
+            f"body of {MAX_BODY_BYTES + 1} bytes is over {MAX_BODY_BYTES}",
+        ),
+        (
+            MEDIA_PROCESSED,
+            processed(public_key=f"media/{UUID(int=0)}/{'x' * 100}"),
+            f"key 'media/{UUID(int=0)}/{'x' * 57}' is not a key below {PREFIX}",
+        ),
+        (
+            MEDIA_PROCESS,
+            encode(msgspec.structs.replace(REQUEST, public_prefix="media/"))[1],
+            f"public_prefix is not {PREFIX}",
+        ),
+        (
+            MEDIA_PROCESS,
+            encode(
+                msgspec.structs.replace(REQUEST, public_prefix=f"media/{UUID(int=2**128 - 1)}/")
+            )[1],
+            f"public_prefix is not {PREFIX}",
+        ),
+    ],
+)
+def test_a_reason_is_short_and_names_what_was_expected(routing_key: str, body: bytes, reason: str):
+    with pytest.raises(MalformedMessage) as raised:
+        decode(routing_key, body)
+    assert str(raised.value) == reason
+
+
+def test_a_body_may_be_as_large_as_the_limit():
+    body = processed(padding="")
+    body = processed(padding="x" * (MAX_BODY_BYTES - len(body)))
+    assert len(body) == MAX_BODY_BYTES
+    assert decode(MEDIA_PROCESSED, body) == decode(MEDIA_PROCESSED, processed())
 
 
 @pytest.mark.parametrize(

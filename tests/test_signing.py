@@ -1,6 +1,8 @@
 """Our signer against botocore's: the same URL, to the byte."""
 
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
@@ -68,6 +70,19 @@ def sign_with_botocore(credentials, method, url, headers, region, ttl_seconds, a
     ttl_seconds=900,
     at=datetime(2026, 1, 1, tzinfo=UTC),
 )
+@example(
+    method="PUT",
+    key="k",
+    headers={"x-amz-meta-a": "  several   words "},
+    endpoint="http://s3.example.com",
+    style="path",
+    region="us-east-1",
+    access_key="a",
+    secret_key="s",
+    token=None,
+    ttl_seconds=1,
+    at=datetime(2026, 1, 1, tzinfo=UTC),
+)
 def test_a_url_equals_botocores_to_the_byte(  # noqa: PLR0917 - hypothesis gives names
     method, key, headers, endpoint, style, region, access_key, secret_key, token, ttl_seconds, at
 ):
@@ -91,6 +106,45 @@ def test_a_url_equals_botocores_to_the_byte(  # noqa: PLR0917 - hypothesis gives
             monkeypatch,
         )
     assert ours == theirs
+
+
+def test_a_signer_that_lives_for_days_signs_each_url_as_of_its_day():
+    credentials = Credentials("access", "secret")
+    signer = UrlSigner(
+        credentials.get_frozen_credentials,
+        endpoint="http://store",
+        region="r",
+        addressing_style="path",
+    )
+    midnight = datetime(2026, 5, 6, tzinfo=UTC)
+    for seconds in (-2, -1, 0, 1, -1):
+        at = midnight + timedelta(seconds=seconds)
+        ours = signer.presign("GET", "raw", "k", {}, ttl_seconds=9, at=at)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            theirs = sign_with_botocore(
+                credentials, "GET", "http://store/raw/k", {}, "r", 9, at, monkeypatch
+            )
+        assert ours == theirs
+
+
+@pytest.mark.parametrize("zone", ["UTC+11", "UTC-14"])
+def test_urls_are_signed_in_utc_wherever_the_machine_is(zone):
+    credentials = Credentials("access", "secret")
+    signer = UrlSigner(
+        credentials.get_frozen_credentials,
+        endpoint="http://store",
+        region="r",
+        addressing_style="path",
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        before = datetime.now(UTC).replace(microsecond=0)
+        url = signer.presign("GET", "raw", "k", {}, ttl_seconds=1)
+        after = datetime.now(UTC)
+    time.tzset()
+    (date,) = parse_qs(urlsplit(url).query)["X-Amz-Date"]
+    assert before <= datetime.strptime(date, "%Y%m%dT%H%M%S%z") <= after
 
 
 @pytest.mark.parametrize("style", ["path", "virtual"])

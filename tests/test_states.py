@@ -48,6 +48,12 @@ def test_every_event_has_one_transition():
     assert all(rule.event is event for event, rule in TRANSITIONS.items())
 
 
+def test_the_table_cannot_be_changed():
+    for rule in TRANSITIONS.values():
+        with pytest.raises(AttributeError):
+            rule.target = Status.READY  # type: ignore[misc]
+
+
 def test_a_ready_media_can_only_be_deleted():
     leaving = [r.event for r in TRANSITIONS.values() if Status.READY in r.sources]
     assert leaving == [Event.DELETE_REQUESTED]
