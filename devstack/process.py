@@ -26,8 +26,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # The parent that a child dies with is the thread that started it: one that lasts to the end.
 _starter: Final = ThreadPoolExecutor(1, thread_name_prefix="starter")
-# Names in the kernel that say which ports are promised, for as long as this process lives.
-_claims: Final[dict[int, socket.socket]] = {}
+# Open sockets, whose names say which ports are promised as long as this process lives.
+_claims: Final[list[int]] = []
 
 
 class ServiceError(Exception):
@@ -207,15 +207,14 @@ def find_free_ports(offsets: Sequence[int] = (0,)) -> int:
 def _claim(ports: Sequence[int]) -> bool:
     """Take all of these ports or none, for good; say whether they are ours."""
     with contextlib.ExitStack() as undo:
-        claims = {}
-        for port in ports:
-            claims[port] = undo.enter_context(socket.socket(socket.AF_UNIX))
+        claims = [undo.enter_context(socket.socket(socket.AF_UNIX)) for _ in ports]
+        for port, claim in zip(ports, claims, strict=True):
             try:
-                claims[port].bind(f"\0media-service-port-{port}")
+                claim.bind(f"\0media-service-port-{port}")
             except OSError:
                 return False
         undo.pop_all()
-    _claims.update(claims)
+    _claims.extend(claim.detach() for claim in claims)
     return True
 
 
