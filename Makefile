@@ -2,6 +2,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 python := .venv/bin/python
+# A process for each core; each starts servers of its own, so that more would want much memory.
+pytest := $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 code := app.py worker_listener.py benchmarks config devstack mediaservice mediaworker migrations tests
 
 .PHONY: help
@@ -16,11 +18,11 @@ run: ## Run everything here on http://127.0.0.1:8000 (PORT=… for another); Ctr
 .PHONY: test
 test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromium
 	@scripts/install-test-services
-	$(python) -m pytest $(ARGS)
+	$(pytest) $(ARGS)
 
 .PHONY: test-fast
-test-fast: venv ## Run the tests that need nothing but Python
-	$(python) -m pytest -m "not services" $(ARGS)
+test-fast: venv ## Run the tests that need nothing but Python and half a minute
+	$(pytest) -m "not services" $(ARGS)
 
 .PHONY: coverage
 coverage: venv ## Run all tests but chaos and browser; show lines and branches that none of them takes

@@ -102,6 +102,8 @@ class SeaweedFS(Process):
             "-master.telemetry=false",
             f"-master.port={port + 1}",
             f"-volume.port={port + 2}",
+            # There is no cluster that would have to hear of its end first.
+            "-volume.preStopSeconds=0",
             f"-filer.port={port + 3}",
             f"-admin.port={port + 4}",
             # In its working directory: a full path may exceed the 107 bytes of a socket's name.

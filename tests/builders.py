@@ -7,7 +7,7 @@ import io
 import random
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from PIL import Image
 
@@ -16,6 +16,8 @@ from mediaservice.messages import ProcessRequest, public_prefix
 
 ORIGIN = "https://app.example.com"
 CDN = "https://cdn.example.com"
+# Nobody's, and the same in every process of a run: parameters are part of a test's name.
+UNKNOWN_ID = UUID("0190a8e5-6c1f-7d3a-9b7e-0a0b0c0d0e0f")
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 A server that cannot be had fails the tests that need it, with the line that says how to get it.
 """
 
+import functools
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import pika
 import pytest
+from botocore.loaders import create_loader
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
@@ -32,7 +34,7 @@ from tests.queues import QUEUES
 from tests.service import Service
 from tests.world import SETTINGS, World, store_environment
 
-SERVICE_FIXTURES = {"postgresql", "rabbitmq", "browser"}
+SERVICE_FIXTURES = {"postgresql", "rabbitmq", "seaweedfs", "browser"}
 
 
 def pytest_configure() -> None:
@@ -47,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
+    # The longest goes first: as the last one it would have a core to itself.
+    items.sort(key=lambda item: item.path.parent.name != "chaos")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def botocore_loader() -> Iterator[None]:
+    """One loader for all of boto3's sessions: each would read megabytes of JSON for its client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +72,10 @@ def servers_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def seaweedfs(servers_directory: Path) -> Iterator[SeaweedFS]:
-    with SeaweedFS(servers_directory / "seaweedfs") as server:
-        yield server
+    server = SeaweedFS(servers_directory / "seaweedfs")
+    server.start()
+    yield server
+    server.kill()  # nobody wants its data
 
 
 @pytest.fixture
@@ -99,14 +113,21 @@ def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A database file of this test's own, with the table in it."""
-    url = f"sqlite:///{tmp_path / 'media.sqlite'}"
-    engine = create_database_engine(url)
+@pytest.fixture(scope="session")
+def make_sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Make database files, each with the table in it."""
+    folder = tmp_path_factory.mktemp("sqlite")
+    template = folder / "template"
+    engine = create_database_engine(f"sqlite:///{template}")
     Base.metadata.create_all(engine)
     engine.dispose()
-    return url
+    return lambda: f"sqlite:///{shutil.copy(template, folder / uuid.uuid4().hex)}"
+
+
+@pytest.fixture
+def sqlite_url(make_sqlite_url: Callable[[], str]) -> str:
+    """A database file of this test's own, with the table in it."""
+    return make_sqlite_url()
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,11 @@ import pytest
 import sqlalchemy as sa
 from moto import mock_aws
 
-from config.settings import Settings
 from devstack import openapi
 from mediaservice import create_app
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media
-from tests.builders import jpeg, png
+from tests.builders import CDN, UNKNOWN_ID, jpeg, png, settings
 from tests.conformance import check_documented
 
 AMAZON = "https://s3.us-east-1.amazonaws.com"
@@ -126,12 +125,12 @@ class Service:
 
 
 @pytest.fixture
-def make_service(environ, store):
+def make_service(sqlite_url, store):
     made = []
 
     def make(**variables):
-        settings = Settings.from_environ({**environ, "S3_ENDPOINT": AMAZON, **variables})
-        made.append(Service(create_app(settings), store))
+        chosen = settings(DATABASE_URL=sqlite_url, S3_ENDPOINT=AMAZON, **variables)
+        made.append(Service(create_app(chosen), store))
         return made[-1]
 
     yield make
@@ -139,9 +138,20 @@ def make_service(environ, store):
         service.engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def usual_app(make_sqlite_url):
+    """The application with the usual settings: making one takes longer than most tests."""
+    app = create_app(settings(DATABASE_URL=make_sqlite_url(), S3_ENDPOINT=AMAZON))
+    yield app
+    app.extensions["media"].lifecycle.rows.engine.dispose()
+
+
 @pytest.fixture
-def service(make_service):
-    return make_service()
+def service(usual_app, store):
+    service = Service(usual_app, store)
+    with service.engine.begin() as connection:
+        connection.execute(sa.delete(Media))
+    return service
 
 
 def check_error(response, status, error):
@@ -211,10 +221,10 @@ def test_a_caller_without_an_identity_is_refused_before_the_body_is_read(service
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", f"/{uuid4()}"),
-        ("GET", f"/{uuid4()}/status"),
-        ("DELETE", f"/{uuid4()}"),
-        ("POST", f"/{uuid4()}/retry"),
+        ("GET", f"/{UNKNOWN_ID}"),
+        ("GET", f"/{UNKNOWN_ID}/status"),
+        ("DELETE", f"/{UNKNOWN_ID}"),
+        ("POST", f"/{UNKNOWN_ID}/retry"),
         ("GET", ""),
     ],
 )
@@ -525,7 +535,7 @@ def test_a_media_has_no_url_until_it_is_ready(service):
 def test_a_ready_media_has_cdn_urls_sizes_and_a_placeholder(service):
     media_id = service.ready()
     media = service.call("GET", f"/{media_id}").json
-    base = f"https://cdn.test/media/{media_id}"
+    base = f"{CDN}/media/{media_id}"
     assert media["url"] == f"{base}/main.webp"
     assert (media["width"], media["height"]) == (640, 480)
     assert media["placeholder"] == "1QcSHQRnh493V4dIh4eXh1h4kJUI"
@@ -724,7 +734,8 @@ def test_every_answer_carries_safe_headers(service):
         assert "default-src 'none'" in headers["Content-Security-Policy"]
 
 
-def test_a_database_that_does_not_answer_is_503(service):
+def test_a_database_that_does_not_answer_is_503(make_service):
+    service = make_service()
     with service.engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE media RENAME TO away"))
     response = service.call("GET", f"/{uuid4()}")
@@ -739,7 +750,8 @@ def test_a_fault_of_ours_is_500_without_its_details(service, monkeypatch):
     assert "NoneType" not in response.text
 
 
-def test_health_is_the_process_and_readiness_its_database_and_store(service):
+def test_health_is_the_process_and_readiness_its_database_and_store(make_service):
+    service = make_service()
     assert service.client.get("/healthz").json == {"status": "ok"}
     ready = service.client.get("/readyz")
     assert (ready.status_code, ready.json["checks"]) == (200, {"database": "ok", "store": "ok"})

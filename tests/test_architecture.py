@@ -1,6 +1,7 @@
 """Who may import whom, who may read the environment, who may write a status: read from the code."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,8 +58,13 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yield every module a file imports, wherever in the file, and `module.name` of `from`s."""
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Return every module a file imports, wherever in the file, and `module.name` of `from`s."""
+    return frozenset(_imports_of(path))
+
+
+def _imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

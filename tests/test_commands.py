@@ -28,7 +28,7 @@ from mediaservice.broker import (
 from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.lifecycle import statistics
 from mediaservice.messages import MEDIA_FAILED, decode
-from tests.builders import jpeg, png
+from tests.builders import UNKNOWN_ID, jpeg, png
 from tests.service import measured
 from tests.world import World, store_environment
 
@@ -147,7 +147,7 @@ def test_every_command_in_the_docs_exists(run):
     [
         ["retry"],
         ["retry", "--error-code", "x"],
-        ["retry", "--failed", str(uuid4())],
+        ["retry", "--failed", str(UNKNOWN_ID)],
         ["retry", "not-a-uuid"],
         ["reprocess"],
         ["audit", "--min-age", "-1"],

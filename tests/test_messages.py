@@ -4,7 +4,7 @@ import json
 import random
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from mediaservice.messages import (
     encode,
     public_prefix,
 )
+from tests.builders import UNKNOWN_ID
 
 MEDIA_ID = UUID("0190a8e5-6c1f-7d3a-9b7e-1f2e3d4c5b6a")
 PREFIX = public_prefix(MEDIA_ID)
@@ -217,7 +218,7 @@ def test_a_body_may_be_as_large_as_the_limit():
     [
         "main.webp",
         "/" + PREFIX + "main.webp",
-        public_prefix(uuid4()) + "main.webp",
+        public_prefix(UNKNOWN_ID) + "main.webp",
         f"{PREFIX}../../other/main.webp",
         f"{PREFIX}a/../../../x",
         f"{PREFIX}..",

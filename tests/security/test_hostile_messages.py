@@ -22,7 +22,7 @@ from mediaservice.messages import (
     encode,
     public_prefix,
 )
-from tests.builders import jpeg
+from tests.builders import UNKNOWN_ID, jpeg
 from tests.queues import count, put
 from tests.world import World, processed
 
@@ -208,9 +208,9 @@ def test_hostile_properties_and_headers_do_not_matter(world, listener, amqp):
     [
         {"public_prefix": "media/"},
         {"public_prefix": ""},
-        {"public_prefix": f"media/{uuid4()}/"},
+        {"public_prefix": public_prefix(UNKNOWN_ID)},
         {"public_prefix": "../"},
-        {"media_id": str(uuid4())},
+        {"media_id": str(UNKNOWN_ID)},
     ],
     ids=str,
 )

@@ -44,9 +44,21 @@ def make_client(sqlite_url: str) -> Callable[..., FlaskClient]:
     ).test_client()
 
 
+@pytest.fixture(scope="module")
+def hs256(make_sqlite_url: Callable[[], str]) -> Flask:
+    return create_app(
+        settings(
+            DATABASE_URL=make_sqlite_url(),
+            AUTH_MODE="jwt",
+            JWT_SECRET=SECRET,
+            JWT_LEEWAY_SECONDS=5,
+        )
+    )
+
+
 @pytest.fixture
-def client(make_client: Callable[..., FlaskClient]) -> FlaskClient:
-    return make_client(AUTH_MODE="jwt", JWT_SECRET=SECRET, JWT_LEEWAY_SECONDS=5)
+def client(hs256: Flask) -> FlaskClient:
+    return hs256.test_client()
 
 
 def call(client: FlaskClient, bearer: str | None = None, **headers: str) -> TestResponse:
@@ -83,13 +95,10 @@ def test_a_valid_token_is_its_subject(client):
     [
         {"exp": None},
         {"exp": 0},
-        {"exp": int(time.time()) - 60},
         {"exp": "soon"},
         {"exp": [1]},
         {"exp": float("inf")},
-        {"nbf": int(time.time()) + 600},
         {"nbf": {}},
-        {"iat": int(time.time()) + 600},
         {"iat": "yesterday"},
         {"sub": None},
         {"sub": ""},
@@ -107,7 +116,7 @@ def test_a_valid_token_is_its_subject(client):
         {"sub": str(ALICE).replace("0", "\uff10")},
         {"sub": str(ALICE).replace("-", "\u2010")},
         {"sub": "\ud800" * 36},
-        {"sub": str(uuid4()) * 100},
+        {"sub": str(ALICE) * 100},
         {"sub": "00000000-0000-0000-0000-000000000000"},
     ],
     ids=str,
@@ -123,6 +132,11 @@ def test_a_signed_token_with_wrong_claims_is_refused(client, changes):
 )
 def test_a_signed_token_whose_payload_is_no_object_is_refused(client, payload):
     assert_refused(call(client, jwt.PyJWS().encode(payload, SECRET, "HS256")))
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("exp", -60), ("nbf", 600), ("iat", 600)])
+def test_a_token_out_of_its_time_is_refused(client, name, seconds):
+    assert_refused(call(client, token(**{name: int(time.time()) + seconds})))
 
 
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
