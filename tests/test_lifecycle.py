@@ -6,11 +6,13 @@ Sequential scenarios; what happens at the same time is in `test_races`.
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from mediaservice import errors
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import NOBODY
+from mediaservice.messages import ProcessedResult, Variant
 from mediaservice.storage import StoreUnavailable
 from tests.builders import jpeg
 from tests.world import failed, processed
@@ -74,6 +76,65 @@ def test_the_key_of_a_deleted_upload_is_used_up(world):
     assert reused is errors.IDEMPOTENCY_KEY_REUSED
 
 
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"owner_type": "event"},
+        {"content_type": "image/png"},
+        {"size_bytes": 6},
+        {"checksum_sha256": None},
+        {"checksum_sha256": "0" * 43 + "="},
+    ],
+)
+def test_a_key_is_for_the_same_request_only(world, difference):
+    declared = {"size_bytes": 5, "checksum_sha256": f"{'A' * 43}=", "idempotency_key": "k"}
+    first = world.request(**declared)
+    before = world.row(first.media_id)
+    assert code_of(world.request, **{**declared, **difference}) is errors.IDEMPOTENCY_KEY_REUSED
+    assert world.row(first.media_id) == before
+
+
+def test_the_key_of_a_completed_upload_is_used_up(world):
+    body = jpeg()
+    media_id = world.request(body, idempotency_key="k").media_id
+    world.put(media_id, body)
+    world.complete(media_id)
+    assert code_of(world.request, body, idempotency_key="k") is errors.IDEMPOTENCY_KEY_REUSED
+
+
+def test_a_repeat_renews_no_other_upload(world):
+    same_declared = {"size_bytes": 5}
+    first = world.request(**same_declared, idempotency_key="k").media_id
+    others = [
+        world.request(**same_declared).media_id,
+        world.request(**same_declared, idempotency_key="other").media_id,
+        world.request(**same_declared, idempotency_key="k", owner_id=uuid4()).media_id,
+    ]
+    before = [world.row(media_id) for media_id in others]
+    assert world.request(**same_declared, idempotency_key="k").media_id == first
+    assert [world.row(media_id) for media_id in others] == before
+
+
+@pytest.mark.parametrize("key", [None, "new"])
+@pytest.mark.parametrize(
+    "limits", [{"MAX_PENDING_UPLOADS": "2"}, {"MAX_PENDING_BYTES": "10"}], ids=["uploads", "bytes"]
+)
+def test_an_owner_has_only_so_many_pending_uploads(make_world, limits, key):
+    world = make_world(**limits)
+    first, second = (world.request(size_bytes=5).media_id for _ in range(2))
+    with pytest.raises(MediaError) as raised:
+        world.request(size_bytes=1, idempotency_key=key)
+    assert raised.value.failure is errors.TOO_MANY_PENDING
+    assert raised.value.retry_after_seconds == 30
+    assert raised.value.details == {
+        "max_pending_uploads": world.settings.max_pending_uploads,
+        "max_pending_bytes": world.settings.max_pending_bytes,
+    }
+    assert world.request(size_bytes=5, owner_id=uuid4()), "an owner is not kept by another"
+    world.delete(first)
+    assert world.request(size_bytes=5, idempotency_key=key).media_id != second
+
+
 def test_only_uploads_without_a_key_of_their_own_are_told_apart(world):
     assert world.request().media_id != world.request().media_id
 
@@ -128,6 +189,53 @@ def test_uploads_expire_oldest_first_when_they_are_due(world):
     assert world.status(late) == "failed"
     assert world.row(late).error_code == "upload_expired"
     assert (world.status(alive), world.status(deleted)) == ("pending", "deleted")
+
+
+def test_an_expired_upload_is_due_for_purging_at_once(world):
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    world.uploads.expire(10)
+    row = world.row(media_id)
+    assert row.due_at == row.updated_at
+
+
+def test_other_due_media_do_not_use_up_the_limit_of_a_task(world):
+    """Each task takes the longest due of its own kind, however much of other kinds is due."""
+    expired = world.request().media_id
+    failed_media = world.failed()
+    exhausted = world.claimed().media_id
+    world.set(exhausted, attempts_left=0)
+    for media_id, days in ((expired, 1), (failed_media, 8), (exhausted, 2)):
+        world.age(media_id, days=days)
+    for decoy in (world.request().media_id, world.ready(), world.completed()):
+        world.delete(decoy)
+        world.age(decoy, days=100)
+    claimable = world.completed()
+    world.age(claimable, days=50)
+    assert world.uploads.expire(1) == 1
+    assert world.deletion.retire(1) == 1
+    assert world.processing.give_up(1) == 1
+    assert world.status(expired) == "failed"
+    assert world.status(failed_media) == "deleted"
+    assert world.status(exhausted) == "failed"
+    assert world.status(claimable) == "processing"
+
+
+@pytest.mark.parametrize("task", ["expire", "retire", "give_up"])
+def test_a_task_does_no_more_than_it_is_told(world, task):
+    for _ in range(3):
+        media_id = {"expire": world.pending, "retire": world.failed, "give_up": world.completed}[
+            task
+        ]()
+        if task == "give_up":
+            world.set(media_id, attempts_left=0)
+        world.age(media_id, days=8)
+    do = {
+        "expire": world.uploads.expire,
+        "retire": world.deletion.retire,
+        "give_up": world.processing.give_up,
+    }[task]
+    assert [do(2), do(2), do(2)] == [2, 1, 0]
 
 
 def test_an_object_that_came_too_late_is_purged_with_the_expired_upload(world):
@@ -207,6 +315,32 @@ def test_giving_back_too_late_changes_nothing(world):
     assert world.row(job.media_id) == before
 
 
+@pytest.mark.parametrize("undo", ["hold", "give_back"])
+def test_undoing_a_claim_is_for_that_attempt_of_that_media(world, undo):
+    first, other = world.claimed(), world.claimed()
+    world.age(first.media_id, 601)
+    world.processing.claim(10)
+    before = [world.row(job.media_id) for job in (first, other)]
+    delay = {"delay_seconds": 0} if undo == "give_back" else {}
+    getattr(world.processing, undo)(first, **delay)
+    assert [world.row(job.media_id) for job in (first, other)] == before, "a later one has begun"
+    unknown = msgspec.structs.replace(other, media_id=uuid4())
+    getattr(world.processing, undo)(unknown, **delay)
+    assert world.row(other.media_id) == before[1]
+
+
+@pytest.mark.parametrize("end", ["ready", "deleted"])
+def test_holding_too_late_changes_nothing(world, end):
+    job = world.claimed()
+    if end == "ready":
+        world.apply(processed(job))
+    else:
+        world.delete(job.media_id)
+    before = world.row(job.media_id)
+    world.processing.hold(job)
+    assert world.row(job.media_id) == before
+
+
 def test_a_held_resend_keeps_the_attempt_that_was_published(world):
     job = world.claimed()
     world.age(job.media_id, 601)
@@ -244,6 +378,35 @@ def test_a_success_makes_a_media_ready(world):
     assert row.processed_at == row.updated_at
     assert row.variants == []
     assert (row.due_at, row.error_code) == (None, None)
+
+
+def test_the_rendition_at_the_public_key_is_the_first_variant_if_it_is_known(world):
+    job = world.claimed()
+    small = Variant(
+        name="w640",
+        key=f"{job.public_prefix}w640.webp",
+        width=640,
+        height=427,
+        size_bytes=99,
+        content_type="image/webp",
+    )
+    main = msgspec.structs.replace(
+        small, name="main", key=f"{job.public_prefix}main.webp", width=2048, height=1365
+    )
+    whole = {"width": 2048, "height": 1365, "content_type": "image/webp", "size_bytes": 99}
+    for facts, listed, kept in (
+        (whole, [small], [main, small]),
+        (whole, [small, main], [small, main]),
+        *(({**whole, missing: None}, [small], [small]) for missing in whole),
+    ):
+        job = world.claimed()
+        prefix = {"media_id": job.media_id, "public_key": f"{job.public_prefix}main.webp"}
+        moved = [
+            [msgspec.structs.replace(v, key=f"{job.public_prefix}{v.name}.webp") for v in variants]
+            for variants in (listed, kept)
+        ]
+        world.apply(ProcessedResult(**prefix, **facts, variants=moved[0]))
+        assert world.row(job.media_id).variants == msgspec.to_builtins(moved[1])
 
 
 def test_a_minimal_foreign_worker_makes_a_media_ready(world):
@@ -412,6 +575,31 @@ def test_only_a_failed_processing_can_be_retried(world):
         assert code_of(world.processing.retry, media_id) is errors.MEDIA_NOT_FOUND
 
 
+def test_failed_media_are_retried_in_bulk(world):
+    crashed = [world.failed("decoder_crashed") for _ in range(3)]
+    corrupt = world.failed("corrupt_image")
+    rejected = world.request(size_bytes=5).media_id
+    world.put(rejected, jpeg())
+    code_of(world.complete, rejected)
+    deleted = world.failed("decoder_crashed")
+    world.delete(deleted)
+    others = [world.ready(), world.pending(), world.completed(), rejected, deleted]
+    before = [world.row(media_id) for media_id in others]
+    world.age(crashed[0], 20)
+    moment = world.row(crashed[0]).updated_at
+    assert world.processing.retry_failed(10, failed_before=moment) == 0
+    after = world.now() + timedelta(seconds=1)
+    crash = {"failed_before": after, "error_code": "decoder_crashed"}
+    assert [world.processing.retry_failed(2, **crash) for _ in range(3)] == [2, 1, 0]
+    assert world.status(corrupt) == "failed"
+    assert world.processing.retry_failed(10, failed_before=after) == 1
+    for media_id in (*crashed, corrupt):
+        row = world.row(media_id)
+        assert (row.status, row.attempts_left) == ("processing", 3)
+        assert row.due_at == row.processing_requested_at == row.updated_at
+    assert [world.row(media_id) for media_id in others] == before
+
+
 # deletion
 
 
@@ -471,6 +659,7 @@ def test_a_success_for_an_unknown_media_leaves_a_tombstone_until_its_objects_are
     world.apply(processed(media_id), failed(uuid4()))
     row = world.row(media_id)
     assert (row.owner_id, row.due_at) == (NOBODY, row.deleted_at)
+    assert row.created_at == row.updated_at == row.upload_expires_at == row.deleted_at
     assert world.purge_due() == 1
     assert world.is_empty(media_id)
     world.apply(processed(media_id))
@@ -564,6 +753,33 @@ def test_a_failed_media_that_can_still_succeed_is_not_purged_before_it_is_retire
     assert world.public_keys(media_id)
 
 
+def test_only_what_has_failed_is_retired(make_world):
+    world = make_world(RAW_RETENTION_DAYS="1")
+    media_ids = [world.ready(), world.pending()]
+    for media_id in media_ids:
+        world.age(media_id, days=30)
+    before = [world.row(media_id) for media_id in media_ids]
+    assert world.deletion.retire(10) == 0
+    assert [world.row(media_id) for media_id in media_ids] == before
+
+
+def test_a_rejected_upload_is_kept_for_its_retention_though_it_is_purged_before(world):
+    media_id = world.request(size_bytes=5).media_id
+    world.put(media_id, jpeg())
+    code_of(world.complete, media_id)
+    world.age(media_id, 1300)
+    assert world.deletion.retire(10) == 0
+    assert world.purge_due() == 1
+
+
+def test_a_retired_media_is_due_for_purging_at_once(world):
+    media_id = world.failed()
+    world.age(media_id, days=8)
+    world.deletion.retire(10)
+    row = world.row(media_id)
+    assert row.due_at == row.deleted_at == row.updated_at
+
+
 def test_a_failed_upload_is_retired_too(world):
     media_id = world.pending()
     world.age(media_id, 1300)
@@ -629,6 +845,75 @@ def test_a_page_is_the_owners_newest_first(world):
     assert page(before=ids[2]) == [ids[0]]
     assert page(owner_type="event") == [event]
     assert page(status="ready") == []
+    assert page(status="pending", owner_type="user") == [ids[2], ids[0]]
+
+
+def test_strangers_see_what_is_ready_only(world):
+    stranger = uuid4()
+    for stage in ("pending", "completed", "failed", "ready"):
+        media_id = getattr(world, stage)()
+        assert world.lifecycle.rows.visible(media_id, world.owner).id == media_id
+        if stage == "ready":
+            assert world.lifecycle.rows.visible(media_id, stranger).id == media_id
+        else:
+            seen = code_of(world.lifecycle.rows.visible, media_id, stranger)
+            assert seen is errors.MEDIA_NOT_FOUND
+        world.delete(media_id)
+        seen = code_of(world.lifecycle.rows.visible, media_id, world.owner)
+        assert seen is errors.MEDIA_NOT_FOUND
+    assert code_of(world.lifecycle.rows.visible, uuid4(), stranger) is errors.MEDIA_NOT_FOUND
+
+
+def test_a_scan_finds_every_media_once_in_batches(world, monkeypatch):
+    monkeypatch.setattr("mediaservice.lifecycle.rows._SCAN_BATCH", 2)
+    for count in range(4):
+        ids = sorted(row.id for row in world.lifecycle.rows.scan())
+        assert [row.id for row in world.lifecycle.rows.scan()] == ids
+        assert len(ids) == count
+        world.delete(world.request().media_id)
+
+
+def test_an_original_kept_for_good_is_purged_on_demand_if_its_media_is_ready(world):
+    ready = world.ready()
+    other = world.ready()
+    for media_id in (ready, world.pending(), world.failed()):
+        world.deletion.purge_original(media_id)
+    assert world.purge_due() == 1
+    assert not world.has_original(ready)
+    assert world.public_keys(ready)
+    assert world.has_original(other)
+
+
+def test_statistics_count_what_there_is(world):
+    statistics = world.lifecycle.statistics
+    assert statistics.by_status().counts == {
+        "pending": 0,
+        "processing": 0,
+        "ready": 0,
+        "failed": 0,
+    }
+    for code in ("corrupt_image", "image_too_large", "image_too_large", "decoder_crashed"):
+        world.failed(code)
+    once, twice = world.claimed(), world.claimed()
+    world.age(twice.media_id, 601)
+    (again,) = world.processing.claim(10)
+    assert (once.attempt, again.job.attempt) == (1, 2)
+    world.completed()
+    for stage in (world.ready, world.failed, world.completed):
+        world.delete(stage())
+    world.pending()
+    world.ready()
+    found = statistics.by_status()
+    assert found.counts == {"pending": 1, "processing": 3, "ready": 1, "failed": 4}
+    assert found.is_exact
+    assert statistics.count() == 12
+    assert statistics.tombstones() == 3
+    assert statistics.attempts() == {0: 1, 1: 1, 2: 1}
+    assert list(statistics.failures().items()) == [
+        ("image_too_large", 2),
+        ("corrupt_image", 1),
+        ("decoder_crashed", 1),
+    ]
 
 
 def test_times_are_aware_and_in_utc(world):
