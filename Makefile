@@ -27,7 +27,7 @@ test-fast: venv ## Run the tests that need nothing but Python and half a minute
 .PHONY: coverage
 coverage: venv ## Run all tests but chaos and browser; show lines and branches that none of them takes
 	@scripts/install-test-services
-	$(python) -m pytest --ignore=tests/chaos --ignore=tests/browser --cov $(ARGS)
+	$(pytest) --ignore=tests/chaos --ignore=tests/browser --cov $(ARGS)
 
 .PHONY: chaos
 chaos: venv ## Break everything while it is used, then check the books (N=300 SEED=…)
