@@ -26,7 +26,6 @@ from mediaservice.broker import (
     Publication,
 )
 from mediaservice.client import Credentials, ServiceClient, _declaration
-from mediaservice.lifecycle import statistics
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import UNKNOWN_ID, jpeg, png
 from tests.service import measured
@@ -421,23 +420,6 @@ def test_stats_tell_what_there_is_and_what_is_due(run, world):
     shown = run("stats").out
     assert "corrupt_image" in shown
     assert "deleted, not yet purged" in shown
-
-
-@pytest.mark.services
-def test_stats_of_a_large_table_are_sampled(make_world, postgresql_url, monkeypatch):
-    world = make_world(DATABASE_URL=postgresql_url, MAX_PENDING_UPLOADS="1000")
-    for _ in range(400):
-        world.request()
-    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("ANALYZE media")
-    monkeypatch.setattr(statistics, "EXACT_UP_TO", 300)
-    found = world.lifecycle.statistics.by_status()
-    assert not found.is_exact
-    assert set(found.counts) == {"pending", "processing", "ready", "failed"}
-    assert world.lifecycle.statistics.count() == 400
-    monkeypatch.setattr(statistics, "EXACT_UP_TO", 500)
-    exact = world.lifecycle.statistics.by_status()
-    assert (exact.counts["pending"], exact.is_exact) == (400, True)
 
 
 # with RabbitMQ

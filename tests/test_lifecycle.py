@@ -92,6 +92,7 @@ def test_a_key_is_for_the_same_request_only(world, difference):
     before = world.row(first.media_id)
     assert code_of(world.request, **{**declared, **difference}) is errors.IDEMPOTENCY_KEY_REUSED
     assert world.row(first.media_id) == before
+    assert world.request(**declared).media_id == first.media_id
 
 
 def test_the_key_of_a_completed_upload_is_used_up(world):
@@ -207,7 +208,7 @@ def test_other_due_media_do_not_use_up_the_limit_of_a_task(world):
     world.set(exhausted, attempts_left=0)
     for media_id, days in ((expired, 1), (failed_media, 8), (exhausted, 2)):
         world.age(media_id, days=days)
-    for decoy in (world.request().media_id, world.ready(), world.completed()):
+    for decoy in (world.request().media_id, world.ready(), world.completed(), world.failed()):
         world.delete(decoy)
         world.age(decoy, days=100)
     claimable = world.completed()
@@ -554,6 +555,7 @@ def test_a_retried_media_has_all_its_attempts_again(world):
     media_id = world.failed()
     row = world.processing.retry(media_id)
     assert (row.status, row.attempts_left, row.due_at) == ("processing", 3, row.updated_at)
+    assert row.processing_requested_at == row.updated_at
     (claim,) = world.processing.claim(10)
     assert claim.job.attempt == 2
     assert not claim.is_resend
@@ -620,6 +622,15 @@ def test_a_deleted_media_is_a_tombstone_until_nothing_can_come_any_more(world, s
     assert world.row(media_id) is None
 
 
+def test_a_media_deleted_long_after_its_upload_stays_until_no_worker_can_be_writing(world):
+    media_id = world.claimed().media_id
+    world.age(media_id, days=1)
+    world.delete(media_id)
+    world.purge_due()
+    row = world.row(media_id)
+    assert row.due_at == row.deleted_at + timedelta(seconds=600 + 300)
+
+
 def test_an_upload_after_the_purge_is_purged_when_its_url_is_dead(world):
     media_id = world.pending()
     world.delete(media_id)
@@ -660,6 +671,7 @@ def test_a_success_for_an_unknown_media_leaves_a_tombstone_until_its_objects_are
     row = world.row(media_id)
     assert (row.owner_id, row.due_at) == (NOBODY, row.deleted_at)
     assert row.created_at == row.updated_at == row.upload_expires_at == row.deleted_at
+    assert (row.raw_key, row.attempt, row.attempts_left) == (f"uploads/{media_id}", 0, 0)
     assert world.purge_due() == 1
     assert world.is_empty(media_id)
     world.apply(processed(media_id))
@@ -865,8 +877,8 @@ def test_strangers_see_what_is_ready_only(world):
 
 
 def test_a_scan_finds_every_media_once_in_batches(world, monkeypatch):
-    monkeypatch.setattr("mediaservice.lifecycle.rows._SCAN_BATCH", 2)
-    for count in range(4):
+    monkeypatch.setattr("mediaservice.lifecycle.rows._SCAN_BATCH", 3)
+    for count in range(8):
         ids = sorted(row.id for row in world.lifecycle.rows.scan())
         assert [row.id for row in world.lifecycle.rows.scan()] == ids
         assert len(ids) == count
@@ -882,6 +894,14 @@ def test_an_original_kept_for_good_is_purged_on_demand_if_its_media_is_ready(wor
     assert not world.has_original(ready)
     assert world.public_keys(ready)
     assert world.has_original(other)
+
+
+def test_an_original_that_is_due_some_day_keeps_its_day(make_world):
+    world = make_world(RAW_RETENTION_DAYS="30")
+    media_id = world.ready()
+    before = world.row(media_id)
+    world.deletion.purge_original(media_id)
+    assert world.row(media_id) == before
 
 
 def test_statistics_count_what_there_is(world):
@@ -914,6 +934,27 @@ def test_statistics_count_what_there_is(world):
         ("corrupt_image", 1),
         ("decoder_crashed", 1),
     ]
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_large_tables_are_sampled(make_world, monkeypatch):
+    world = make_world(MAX_PENDING_UPLOADS="1000")
+    for _ in range(400):
+        world.request()
+    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE media")
+    # Nearly all pages are drawn: to lose a quarter of them is as good as impossible.
+    monkeypatch.setattr("mediaservice.lifecycle.statistics.EXACT_UP_TO", 399)
+    found = world.lifecycle.statistics.by_status()
+    assert not found.is_exact
+    assert set(found.counts) == {"pending", "processing", "ready", "failed"}
+    assert 300 < found.counts.pop("pending") < 500
+    assert set(found.counts.values()) == {0}
+    assert world.lifecycle.statistics.count() == 400
+    monkeypatch.setattr("mediaservice.lifecycle.statistics.EXACT_UP_TO", 400)
+    exact = world.lifecycle.statistics.by_status()
+    assert (exact.counts["pending"], exact.is_exact) == (400, True)
 
 
 def test_times_are_aware_and_in_utc(world):

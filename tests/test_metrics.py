@@ -285,7 +285,7 @@ def test_time_to_ready_begins_with_complete_and_anew_with_a_retry(world):
 def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
     ago = timedelta(seconds=500)
     now = world.now()
-    world.insert(due_at=now - ago)
+    world.insert(due_at=now - ago, attempts_left=1)
     world.insert(due_at=now - ago / 5, attempts_left=0)
     world.insert(due_at=now - ago / 10, status="pending", raw_etag=None)
     world.insert(due_at=now - 2 * ago, deleted_at=now)
@@ -301,6 +301,13 @@ def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
     ages = {"dispatch": 500, "give_up": 100, "expire": 50, "purge": 1000}
     for kind, seconds in ages.items():
         assert seconds <= due[kind].oldest_age_seconds < seconds + 50
+
+
+def test_when_nothing_is_due_there_is_a_zero_of_each_kind(world):
+    world.insert(due_at=world.now() + timedelta(days=1))
+    due = world.lifecycle.backlog.due()
+    assert {(work.count, work.oldest_age_seconds) for work in due.values()} == {(0, 0.0)}
+    assert tuple(due) == backlog_module.DUE_KINDS
 
 
 def test_measuring_looks_at_the_longest_due_only(world, monkeypatch):

@@ -35,7 +35,7 @@ class Backlog:
         jobs = case((Media.attempts_left > 0, "dispatch"), else_="give_up")
         housekeeping = case((text(IS_PENDING), "expire"), else_="purge")
         found = {
-            row.kind: DueWork(row.media, max(0.0, (row.now - row.oldest).total_seconds()))
+            row.kind: DueWork(row.media, (row.now - row.oldest).total_seconds())
             for half in (_due(AWAITS_WORKER, jobs), _due(AWAITS_HOUSEKEEPING, housekeeping))
             for row in self._rows.execute(half)
         }
