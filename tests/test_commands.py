@@ -602,6 +602,38 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
 
 
 @pytest.mark.services
+def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg(800, 600))
+    where = ("--url", service.url, "--user-id", uuid4())
+    shown = runner(service)("upload", tmp_path / "photo.jpg", *where)
+    assert shown.code == 0
+    first, *rest = shown.lines
+    name, status, media_id = first.rsplit(" ", 2)
+    assert (name, status) == (f"{tmp_path / 'photo.jpg'}:", "ready")
+    base = f"{service.settings.cdn_base_url}/media/{media_id}"
+    assert rest == [
+        f"  800x600 {base}/main.webp",
+        f"  main 800x600 {base}/main.webp",
+        f"  w640 640x480 {base}/w640.webp",
+        f"  w320 320x240 {base}/w320.webp",
+    ]
+
+
+def test_a_token_may_be_in_a_file(run, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    (tmp_path / "token").write_text("secret\n")
+    words = ("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
+    words = (*words, "--token-file", tmp_path / "token", "--timeout", 0)
+    refused = run(*words, "--token", "secret")
+    assert (refused.code, refused.lines) == (2, [])
+    assert "either --token or --token-file" in refused.err
+    shown = run(*words)
+    assert shown.code == 1
+    assert shown.lines[0].startswith(f"{tmp_path / 'photo.jpg'}: failed: ")
+    assert "secret" not in shown.out + shown.err
+
+
+@pytest.mark.services
 def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     shown = runner(service)("upload", tmp_path / "photo.jpg", "--url", service.url, "--json")

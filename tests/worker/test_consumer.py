@@ -16,7 +16,13 @@ from mediaservice.broker import (
 )
 from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ
-from mediaservice.messages import MEDIA_PROCESS, FailedResult, ProcessedResult, decode
+from mediaservice.messages import (
+    MEDIA_PROCESS,
+    FailedResult,
+    ProcessedResult,
+    ProcessingError,
+    decode,
+)
 from mediaservice.storage import Storage
 from mediaworker.consumer import PREFETCH, Consumer
 from mediaworker.sandbox import Sandbox
@@ -25,14 +31,23 @@ from tests.builders import jpeg, process_request, worker_settings
 
 
 @pytest.fixture
-def storage(seaweedfs):
-    return Storage(
-        worker_settings(
-            S3_ENDPOINT=seaweedfs.endpoint,
-            S3_ACCESS_KEY_ID=seaweedfs.access_key,
-            S3_SECRET_ACCESS_KEY=seaweedfs.secret_key,
+def make_storage(seaweedfs):
+    def make(**variables):
+        return Storage(
+            worker_settings(
+                S3_ENDPOINT=seaweedfs.endpoint,
+                S3_ACCESS_KEY_ID=seaweedfs.access_key,
+                S3_SECRET_ACCESS_KEY=seaweedfs.secret_key,
+                **variables,
+            )
         )
-    )
+
+    return make
+
+
+@pytest.fixture
+def storage(make_storage):
+    return make_storage()
 
 
 @pytest.fixture
@@ -52,15 +67,21 @@ def run_worker(rabbitmq, storage):
     """Run a consumer beside the test, until the test is over."""
     stopping = threading.Event()
 
-    def run():
+    def run(storage, render):
         broker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait)
         with Sandbox() as sandbox:
-            Consumer(Worker(storage, sandbox.render), broker, stopping).run()
+            Consumer(Worker(storage, render or sandbox.render), broker, stopping).run()
 
-    thread = threading.Thread(target=run)
-    yield thread.start
+    threads = []
+
+    def start(storage=storage, render=None):
+        threads.append(threading.Thread(target=run, args=(storage, render)))
+        threads[-1].start()
+
+    yield start
     stopping.set()
-    thread.join()
+    for thread in threads:
+        thread.join()
 
 
 def take_answers(broker, count):
@@ -113,6 +134,33 @@ def test_every_job_of_a_mixed_queue_gets_its_own_answer(service, seaweedfs, run_
         missing.media_id: "original_missing",
     }
     assert service.consume(limit=1, wait_seconds=0.2) == []
+
+
+def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
+    service, seaweedfs, run_worker
+):
+    jobs = [make_job(seaweedfs, jpeg(40 + n, 30)) for n in range(2)]
+    service.publish([Publication(job) for job in jobs])
+
+    def render(original):
+        raise RuntimeError("a fault of ours")
+
+    run_worker(render=render)
+    answers = take_answers(service, len(jobs))
+    for job in jobs:
+        assert answers[job.media_id].error == ProcessingError(
+            code="internal_error", message="a fault of ours", retryable=True
+        )
+
+
+def test_renditions_that_the_store_does_not_take_are_to_be_tried_again(
+    service, seaweedfs, make_storage, run_worker
+):
+    job = make_job(seaweedfs, jpeg())
+    service.publish([Publication(job)])
+    run_worker(make_storage(S3_PUBLIC_BUCKET="nowhere"))
+    error = take_answers(service, 1)[job.media_id].error
+    assert (error.code, error.retryable) == ("store_unavailable", True)
 
 
 def test_a_malformed_job_is_dead_lettered_and_the_next_one_done(

@@ -7,7 +7,7 @@ import re
 import pytest
 import pyvips
 
-from mediaworker.images import render
+from mediaworker.images import _decoding_failed, render
 from mediaworker.renditions import ImageError, Limits, Rendition
 from tests.worker.pictures import (
     BLUE,
@@ -377,3 +377,23 @@ def test_limits_are_inclusive(format_name):
 def test_an_error_says_what_was_found():
     with pytest.raises(ImageError, match=re.escape("image_too_large: 20000 x 10 pixels")):
         render(png_bomb(20_000, 10))
+
+
+@pytest.mark.parametrize(
+    ("detail", "code"),
+    [
+        ("Security limit exceeded: Image size 40000x40000", "image_too_large"),
+        ("Security limit exceeded: too many references", "corrupt_image"),
+        ("Maximum supported image dimension is 65500 pixels", "image_too_large"),
+        ("premature end of JPEG image", "corrupt_image"),
+    ],
+)
+def test_what_the_libraries_say_of_an_image_is_told_as_a_code(detail, code):
+    failure = _decoding_failed(detail)
+    assert isinstance(failure, ImageError)
+    assert (failure.code, failure.message) == (code, detail)
+
+
+@pytest.mark.parametrize("detail", ["vips_malloc: out of memory", "Memory allocation error: x"])
+def test_a_lack_of_memory_is_no_fault_of_the_image(detail):
+    assert isinstance(_decoding_failed(detail), MemoryError)
