@@ -489,6 +489,19 @@ def test_a_retryable_failure_is_tried_again_after_a_growing_wait(world):
     assert (row.status, row.error_code) == ("failed", "store_unavailable")
 
 
+@pytest.mark.parametrize(
+    ("attempt", "answered", "seconds"),
+    [(1, None, 10), (3, 3, 40), (9, 9, 2560), (10, 10, 3600), (2**31 - 1, 2**31 - 1, 3600)],
+)
+def test_the_wait_doubles_with_each_attempt_up_to_an_hour(world, attempt, answered, seconds):
+    media_id = world.claimed().media_id
+    world.set(media_id, attempt=attempt)
+    world.apply(failed(media_id, attempt=answered, retryable=True))
+    row = world.row(media_id)
+    assert row.status == "processing"
+    assert row.due_at == row.updated_at + timedelta(seconds=seconds)
+
+
 def test_a_failure_of_an_earlier_attempt_is_ignored(world):
     first = world.claimed()
     world.age(first.media_id, 601)
@@ -707,6 +720,53 @@ def test_a_purge_lease_is_nobody_elses_until_it_runs_out(world):
     assert world.deletion.claim(10) == []
     world.age(media_id, 121)
     assert len(world.deletion.claim(10)) == 1
+
+
+def test_purges_are_limited_and_the_longest_due_come_first(world):
+    media_ids = [world.request().media_id for _ in range(3)]
+    for days, media_id in zip((1, 3, 2), media_ids, strict=True):
+        world.delete(media_id)
+        world.age(media_id, days=days)
+    assert {row.id for row in world.deletion.claim(2)} == {media_ids[1], media_ids[2]}
+    assert [row.id for row in world.deletion.claim(2)] == [media_ids[0]]
+
+
+def test_an_upload_that_is_not_yet_expired_is_not_purged(world):
+    world.age(world.pending(), 1300)
+    assert world.deletion.claim(10) == []
+
+
+def test_purging_one_of_a_batch_settles_that_one_only(world):
+    media_ids = [world.ready(), world.ready()]
+    for media_id in media_ids:
+        world.delete(media_id)
+    first, second = world.deletion.claim(10)
+    before = world.row(second.id)
+    world.deletion.purge(first)
+    assert world.row(first.id).due_at > first.due_at
+    assert world.row(second.id) == before
+    world.age(first.id, 1300)
+    world.age(second.id, 1300)
+    first, second = world.deletion.claim(10)
+    world.deletion.purge(first)
+    assert world.row(first.id) is None
+    assert world.row(second.id) is not None
+
+
+def test_what_is_still_there_after_a_purge_is_purged_again_soon(world, monkeypatch):
+    media_id = world.ready()
+    world.delete(media_id)
+    (row,) = world.deletion.claim(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
+        before = world.now()
+        world.deletion.purge(row)
+    assert world.public_keys(media_id)
+    due_in = world.row(media_id).due_at - before
+    assert timedelta(seconds=30) <= due_in < timedelta(seconds=120), "sooner than its lease ends"
+    world.age(media_id, 31)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
 
 
 def test_a_purge_that_lost_its_lease_decides_nothing(world):
