@@ -3,7 +3,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 python := .venv/bin/python
 # A process for each core; each starts servers of its own, so that more would want much memory.
-pytest := $(python) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+pytest := $(python) -m pytest --numprocesses $(shell nproc) --maxprocesses 4 --dist worksteal
 code := app.py worker_listener.py benchmarks config devstack mediaservice mediaworker migrations tests
 
 .PHONY: help
