@@ -3,7 +3,10 @@
 Sequential scenarios; what happens at the same time is in `test_races`.
 """
 
+import base64
+import hashlib
 from datetime import timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import msgspec
@@ -14,7 +17,7 @@ from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import NOBODY
 from mediaservice.messages import ProcessedResult, Variant
 from mediaservice.storage import StoreUnavailable
-from tests.builders import jpeg
+from tests.builders import jpeg, png
 from tests.world import failed, processed
 
 URL_LIFE = timedelta(seconds=900)
@@ -149,6 +152,83 @@ def test_completing_pins_the_object(world):
     assert (row.attempt, row.attempts_left) == (0, 3)
 
 
+def sha256_of(body):
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+PHOTO, DRAWING = jpeg(), png()
+
+
+@pytest.mark.parametrize(
+    ("declared", "stored", "failure"),
+    [
+        ({"size_bytes": len(PHOTO) + 1}, {}, errors.SIZE_MISMATCH),
+        ({}, {"ContentType": "image/png"}, errors.CONTENT_MISMATCH),
+        ({"content_type": "image/png"}, {"ContentType": "image/png"}, errors.CONTENT_MISMATCH),
+        ({"size_bytes": 9}, {"Body": b"no image!"}, errors.CONTENT_MISMATCH),
+        ({"size_bytes": 0}, {"Body": b""}, errors.CONTENT_MISMATCH),
+        ({"checksum_sha256": sha256_of(DRAWING)}, {}, errors.CHECKSUM_MISMATCH),
+        ({"checksum_sha256": sha256_of(PHOTO)}, {}, None),
+        ({}, {}, None),
+        (
+            {"content_type": "image/png", "size_bytes": len(DRAWING)},
+            {"ContentType": "image/png", "Body": DRAWING},
+            None,
+        ),
+    ],
+)
+def test_what_is_stored_must_be_what_was_declared(world, declared, stored, failure):
+    declared = {"content_type": "image/jpeg", "size_bytes": len(PHOTO), **declared}
+    media_id = world.request(**declared).media_id
+    arguments = {"ContentType": "image/jpeg", "Body": PHOTO, **stored}
+    arguments["ChecksumSHA256"] = sha256_of(arguments["Body"])
+    world.client.put_object(Bucket="raw", Key=f"uploads/{media_id}", **arguments)
+    if failure is None:
+        row = world.complete(media_id)
+        assert (row.status, row.content_type) == ("processing", declared["content_type"])
+    else:
+        assert code_of(world.complete, media_id) is failure
+        row = world.row(media_id)
+        assert (row.status, row.error_code, row.raw_etag) == ("failed", failure.code, None)
+        assert code_of(world.complete, media_id) is failure, "a repeat is told the same"
+
+
+def test_completing_without_an_object_leaves_the_upload_pending(world):
+    media_id = world.request().media_id
+    before = world.row(media_id)
+    assert code_of(world.complete, media_id) is errors.UPLOAD_NOT_FOUND
+    assert world.row(media_id) == before
+    world.age(media_id, 901)
+    assert code_of(world.complete, media_id) is errors.UPLOAD_EXPIRED
+    assert world.status(media_id) == "pending"
+
+
+def test_only_the_owner_completes_an_upload(world):
+    media_id = world.pending()
+    stranger = partial(world.uploads.complete, caller=uuid4())
+    assert code_of(stranger, media_id) is errors.NOT_OWNER
+    assert world.status(media_id) == "pending"
+    assert code_of(world.complete, uuid4()) is errors.MEDIA_NOT_FOUND
+    world.delete(media_id)
+    assert code_of(world.complete, media_id) is errors.MEDIA_NOT_FOUND
+
+
+def test_what_may_not_be_uploaded_is_refused_with_the_limits(make_world):
+    world = make_world(MAX_UPLOAD_BYTES="1000", ALLOWED_CONTENT_TYPES="image/png,image/jpeg")
+    for declared, failure, details in (
+        ({"size_bytes": 1001}, errors.UPLOAD_TOO_LARGE, {"max_upload_bytes": 1000}),
+        (
+            {"content_type": "image/webp", "size_bytes": 1},
+            errors.CONTENT_TYPE_NOT_ALLOWED,
+            {"allowed_content_types": ["image/png", "image/jpeg"]},
+        ),
+    ):
+        with pytest.raises(MediaError) as raised:
+            world.request(**declared)
+        assert (raised.value.failure, raised.value.details) == (failure, details)
+    assert world.request(size_bytes=1000)
+
+
 def test_completing_twice_changes_nothing(world):
     media_id = world.completed()
     before = world.row(media_id)
@@ -213,6 +293,7 @@ def test_other_due_media_do_not_use_up_the_limit_of_a_task(world):
         world.age(decoy, days=100)
     claimable = world.completed()
     world.age(claimable, days=50)
+    assert [claim.job.media_id for claim in world.processing.claim(1)] == [claimable]
     assert world.uploads.expire(1) == 1
     assert world.deletion.retire(1) == 1
     assert world.processing.give_up(1) == 1
@@ -664,6 +745,16 @@ def test_what_a_worker_wrote_after_the_purge_is_purged_with_its_answer(world):
     assert world.status(job.media_id) == "deleted"
     assert world.purge_due() == 1
     assert world.is_empty(job.media_id)
+
+
+def test_a_repeated_answer_for_a_deleted_media_has_its_objects_purged_again(world):
+    media_id = world.ready()
+    world.delete(media_id)
+    world.purge_due()
+    world.put_public(media_id)
+    world.apply(processed(media_id))
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
 
 
 def test_what_a_worker_wrote_without_an_answer_is_purged_before_the_row_goes(world):
