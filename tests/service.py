@@ -193,8 +193,12 @@ class Service:
         ]
 
     def _is_ready(self) -> bool:
-        try:
-            answer = requests.get(f"http://127.0.0.1:{self._port}/readyz", timeout=5)
-        except requests.RequestException:
-            return False
-        return answer.status_code == 200
+        return answers(f"http://127.0.0.1:{self._port}/readyz")
+
+
+def answers(url: str) -> bool:
+    """Say whether a URL answers 200, soon enough."""
+    try:
+        return requests.get(url, timeout=5).status_code == 200
+    except requests.RequestException:
+        return False

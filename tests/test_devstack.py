@@ -11,11 +11,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import requests
 
 from devstack.process import Process, ServiceError, find_free_ports, wait_until
 from devstack.seaweedfs import SOCKETS, YOUNG_SECONDS, remove_dead_sockets
 from tests.builders import environment
+from tests.service import answers
 from tests.supervised import left_over
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -133,13 +133,6 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
     assert (abandoned.exists(), kept.exists(), last.exists()) == (False, True, True)
     assert (second.stop(), third.stop()) == (0, 0)
     assert (kept.exists(), last.exists()) == (False, False)
-
-
-def answers(url):
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.ConnectionError:
-        return False
 
 
 def metrics_folder(pid):

@@ -18,7 +18,7 @@ from config.settings import Settings
 from devstack.process import Process, find_free_ports, wait_until
 from mediaservice.storage import Storage
 from tests.builders import jpeg
-from tests.service import measured
+from tests.service import answers, measured
 from tests.world import store_environment
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -148,13 +148,6 @@ class Deployment:
 
     def value(self, process, name, **labels):
         return self.metrics(process).get((name, frozenset(labels.items())))
-
-
-def answers(url):
-    try:
-        return requests.get(url, timeout=5).status_code == 200
-    except requests.ConnectionError:
-        return False
 
 
 @pytest.fixture
