@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
@@ -113,6 +114,8 @@ def test_servers_die_with_their_parent():
 
 @pytest.mark.services
 def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
+    parts = ExitStack()
+
     def start():
         port = find_free_ports()
         web = Process(
@@ -123,15 +126,16 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
             cwd=PROJECT,
             is_ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
         )
-        web.start()
+        parts.enter_context(web)
         return web, metrics_folder(web.pid)
 
-    (first, abandoned), (second, kept) = start(), start()
-    first.kill()
-    assert (abandoned.exists(), kept.exists()) == (True, True)
-    third, last = start()
-    assert (abandoned.exists(), kept.exists(), last.exists()) == (False, True, True)
-    assert (second.stop(), third.stop()) == (0, 0)
+    with parts:
+        (first, abandoned), (second, kept) = start(), start()
+        first.kill()
+        assert (abandoned.exists(), kept.exists()) == (True, True)
+        third, last = start()
+        assert (abandoned.exists(), kept.exists(), last.exists()) == (False, True, True)
+        assert (second.stop(), third.stop()) == (0, 0)
     assert (kept.exists(), last.exists()) == (False, False)
 
 

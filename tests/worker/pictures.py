@@ -55,7 +55,8 @@ def heic(image: pyvips.Image, **options: object) -> bytes:
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[image.bands]
     size = (image.width, image.height)
     target = io.BytesIO()
-    pillow_heif.encode(mode, size, image.write_to_memory(), target, quality=90, **options)
+    fast = {"enc_params": {"preset": "ultrafast"}}
+    pillow_heif.encode(mode, size, image.write_to_memory(), target, quality=90, **fast | options)
     return target.getvalue()
 
 
