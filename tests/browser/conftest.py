@@ -10,7 +10,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,10 @@ def npm_packages(tmp_path_factory) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Site:
-    """A running service: web and listener as processes, SQLite, SeaweedFS on its own origin."""
+    """A running service: its processes and SeaweedFS, on origins of their own.
+
+    SQLite and images processed in the listener, unless the variables name servers.
+    """
 
     url: str
     store: SeaweedFS
@@ -69,8 +72,8 @@ class Site:
 def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str) -> Site:
     port = find_free_ports((0,))
     url = f"http://127.0.0.1:{port}"
+    variables = {"DATABASE_URL": f"sqlite:///{directory / 'media.sqlite'}", **variables}
     environ = environment(
-        DATABASE_URL=f"sqlite:///{directory / 'media.sqlite'}",
         S3_ENDPOINT=store.endpoint,
         S3_ACCESS_KEY_ID=store.access_key,
         S3_SECRET_ACCESS_KEY=store.secret_key,
@@ -88,10 +91,13 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
         return _answers(f"{url}/readyz")
 
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    for name, arguments, is_ready in (
+    roles: list[tuple[str, list[str], Callable[[], bool]]] = [
         ("web", ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"], web_is_ready),
         ("listener", ["worker_listener.py"], lambda: True),
-    ):
+    ]
+    if settings.broker_url != "inline:":
+        roles.append(("worker", ["-m", "mediaworker"], lambda: True))
+    for name, arguments, is_ready in roles:
         process = Process(
             name,
             [sys.executable, *arguments],
@@ -132,6 +138,19 @@ def sites(tmp_path_factory, seaweedfs) -> Iterator[Any]:
 @pytest.fixture
 def site(sites) -> Site:
     return sites()
+
+
+@pytest.fixture
+def production_site(site, tmp_path, seaweedfs, postgresql_url, rabbitmq, amqp) -> Iterator[Site]:
+    """A site on PostgreSQL and RabbitMQ with a worker of its own, for one test.
+
+    After `site`, for both use the same buckets, and the last to allow uploads is the one allowed.
+    """
+    servers = {"DATABASE_URL": postgresql_url, "BROKER_URL": rabbitmq.url}
+    with ExitStack() as parts:
+        site = _start(tmp_path, seaweedfs, parts, **servers)
+        site.allow_uploads()
+        yield site
 
 
 @pytest.fixture

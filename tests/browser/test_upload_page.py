@@ -12,6 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from tests.builders import jpeg
 
 PUTS = re.compile(r"/raw/uploads/.*X-Amz-Signature")
+DAMAGED = jpeg(800, 600)[:400] + bytes(4000)
 
 
 def picture(name: str, width: int = 1400, height: int = 900) -> dict[str, object]:
@@ -54,6 +55,20 @@ def test_several_images_become_ready_with_their_variants(page):
         assert variant.headers["content-type"] == "image/webp"
     expect(page.get_by_text("Your images will appear here")).to_be_hidden()
     expect(page.get_by_role("status")).to_have_text(re.compile(r"(one|two)\.jpg is ready\."))
+
+
+def test_a_worker_behind_rabbitmq_makes_the_variants_that_the_page_shows(production_site, page):
+    site = production_site
+    page.goto(site.url)
+    with page.expect_response(PUTS) as put:
+        choose(page, picture("one.jpg"), {**picture("cut.jpg"), "buffer": DAMAGED})
+    assert put.value.request.url.startswith(site.store.endpoint)
+    one = card(page, "one.jpg")
+    expect(one.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(one.get_by_role("img")).to_have_js_property("naturalWidth", 640)
+    links = [link.get_attribute("href") for link in one.get_by_role("link").all()]
+    assert [page.request.get(link).headers["content-type"] for link in links] == ["image/webp"] * 4
+    expect(card(page, "cut.jpg").get_by_text("damaged")).to_be_visible()
 
 
 def test_the_bytes_go_to_the_store_with_their_checksum_and_not_through_the_service(page, site):
@@ -145,7 +160,7 @@ def test_files_can_be_dropped_anywhere_on_the_page(page):
     ("name", "content", "what", "todo"),
     [
         ("notes.png", b"no image at all" * 40, "not the kind of image", "save it as JPEG or PNG"),
-        ("cut.jpg", jpeg(800, 600)[:400] + bytes(4000), "damaged", "save it as JPEG or PNG"),
+        ("cut.jpg", DAMAGED, "damaged", "save it as JPEG or PNG"),
         ("text.txt", b"no image at all" * 40, "not accepted", "Choose a JPEG, PNG"),
     ],
 )
