@@ -31,13 +31,10 @@ class Statistics:
         """Return about how many rows there are, tombstones too: by the planner's estimate."""
         if self._rows.is_postgresql:
             # -1 where the table was never analysed: it is small then, or will be soon.
-            estimate = (
-                "SELECT reltuples::bigint AS media FROM pg_class WHERE oid = 'media'::regclass"
-            )
-            found: int = self._rows.execute(text(estimate))[0].media
+            found: int = self._rows.execute(_ESTIMATE)[0].media
             if found > EXACT_UP_TO:
                 return found
-        return int(self._rows.execute(select(func.count().label("media")).select_from(Media))[0][0])
+        return int(self._rows.execute(select(func.count()).select_from(Media))[0][0])
 
     def by_status(self) -> StatusCounts:
         """Return how many media are in each status."""
