@@ -95,6 +95,22 @@ def current_traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
+@contextmanager
+def statement_span(sql: str) -> Iterator[None]:
+    """Trace one SQL statement that does not go through SQLAlchemy."""
+    if _provider is None:
+        yield
+        return
+    from opentelemetry.trace import SpanKind
+
+    with _provider.get_tracer(__name__).start_as_current_span(
+        sql.partition(" ")[0],
+        kind=SpanKind.CLIENT,
+        attributes={"db.system": "postgresql", "db.statement": sql},
+    ):
+        yield
+
+
 class MessageSpan:
     """The handling of one message, from `started_at_ns` (now) until `end`, in any threads.
 

@@ -18,7 +18,7 @@ LAYERS = (
         "mediaservice.errors",
         "mediaservice.signing",
     },
-    {"mediaservice.metrics"},
+    {"mediaservice.metrics", "mediaservice.tracing"},
     {"mediaservice.models"},
     {
         "mediaservice.storage",
@@ -32,6 +32,7 @@ LAYERS = (
     {
         "mediaservice.lifecycle",
         "mediaservice.lifecycle.backlog",
+        "mediaservice.lifecycle.statements",
         "mediaservice.lifecycle.rows",
         "mediaservice.lifecycle.uploads",
         "mediaservice.lifecycle.processing",

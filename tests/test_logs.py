@@ -121,7 +121,7 @@ def test_a_dependency_that_fails_is_logged_once_with_its_reason(app, client, cal
     def refuse(*_, **__):
         raise OperationalError("SELECT", {}, Exception("connection refused"))
 
-    app.extensions["media"].lifecycle.rows.execute = refuse
+    app.extensions["media"].lifecycle.rows.find = refuse
     answer = client.get(f"/api/media/{uuid4()}", headers=caller)
     assert (answer.status_code, answer.json["error"]) == (503, "database_unavailable")
     (line,) = [line for line in logged if line["log_level"] == "error"]

@@ -3,17 +3,17 @@
 Knows tables and transitions, nothing of stores, brokers or limits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import structlog
-from psycopg.rows import namedtuple_row
 from sqlalchemy import (
     ColumnElement,
     Engine,
     Executable,
+    Integer,
     Row,
     Select,
     TextClause,
@@ -22,11 +22,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 
 from mediaservice import metrics
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
+from mediaservice.lifecycle.statements import Prepared
 from mediaservice.models import Media, now_plus
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
@@ -44,8 +44,6 @@ IS_DUE = Media.due_at <= now_plus(0)
 NOBODY = UUID(int=0)
 """The owner of tombstones for objects that have no row."""
 _SCAN_BATCH = 1000
-_LOCK = "SELECT pg_advisory_xact_lock(%s)"
-_FIND = select(*COLUMNS).where(Media.id == bindparam("media_id"))
 
 
 class Rows:
@@ -53,7 +51,8 @@ class Rows:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._compiled: dict[Executable, SQLCompiler] = {}
+        self._find = self.prepare(select(*COLUMNS).where(Media.id == bindparam("media_id")))
+        self._pages: dict[frozenset[str], Prepared] = {}
         isolation = "READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"
         self.transactions = engine.execution_options(isolation_level=isolation)
 
@@ -66,26 +65,9 @@ class Rows:
         """Return a context manager: a connection in a transaction of several statements."""
         return self.transactions.begin()
 
-    def execute_alone(
-        self, lock: int, statement: Executable, parameters: dict[str, Any]
-    ) -> MediaRow | None:
-        """Run a statement in a transaction that overlaps no other with the same lock.
-
-        Returns its first row. `lock` is a signed 64-bit number. On SQLite no two writers overlap.
-        """
-        if not self.is_postgresql:
-            rows = self.execute(statement, parameters)
-            return rows[0] if rows else None
-        if statement not in self._compiled:
-            self._compiled[statement] = cast(Any, statement).compile(self.engine)
-        compiled = self._compiled[statement]
-        with self.engine.connect() as connection:
-            # Past SQLAlchemy, whose own bookkeeping would be half the cost of the busiest call.
-            driver: Any = connection.connection.driver_connection
-            with driver.transaction(), driver.cursor(row_factory=namedtuple_row) as cursor:
-                cursor.execute(_LOCK, (lock,), prepare=True)
-                cursor.execute(compiled.string, compiled.construct_params(parameters), prepare=True)
-                return cast("MediaRow | None", cursor.fetchone())
+    def prepare(self, statement: Executable) -> Prepared:
+        """Return a statement that is run often."""
+        return Prepared(self.engine, statement)
 
     def execute(
         self, statement: Executable, parameters: dict[str, Any] | None = None
@@ -97,7 +79,7 @@ class Rows:
 
     def find(self, media_id: UUID) -> MediaRow | None:
         """Return a media, a tombstone too, or None."""
-        rows = self.execute(_FIND, {"media_id": media_id})
+        rows = self._find.run(media_id=media_id)
         return rows[0] if rows else None
 
     def scan(self) -> Iterator[MediaRow]:
@@ -148,16 +130,12 @@ class Rows:
         limit: int,
     ) -> Sequence[MediaRow]:
         """Return an owner's media, newest first, that are older than `before`."""
-        conditions: list[ColumnElement[bool]] = [Media.owner_id == owner_id, NOT_DELETED]
-        if owner_type is not None:
-            conditions.append(Media.owner_type == owner_type)
-        if status is not None:
-            conditions.append(Media.status == status)
-        if before is not None:
-            conditions.append(Media.id < before)
-        return self.execute(
-            select(*COLUMNS).where(*conditions).order_by(Media.id.desc()).limit(limit)
-        )
+        given = {"owner_type": owner_type, "status": status, "before": before}
+        filters = {name: value for name, value in given.items() if value is not None}
+        names = frozenset(filters)
+        if names not in self._pages:
+            self._pages[names] = self.prepare(_page_statement(names))
+        return self._pages[names].run(owner_id=owner_id, page_size=limit, **filters)
 
     def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
         """Apply an event to one media; return its new row, or None where it does not apply."""
@@ -196,6 +174,22 @@ class Rows:
             where=Media.deleted_at.is_not(None),
         )
         return statement
+
+
+def _page_statement(filters: Container[str]) -> Select[Any]:
+    """Return the statement of `Rows.page` with these of its optional filters."""
+    conditions = {
+        "owner_type": Media.owner_type == bindparam("owner_type"),
+        "status": Media.status == bindparam("status"),
+        "before": Media.id < bindparam("before"),
+    }
+    return (
+        select(*COLUMNS)
+        .where(Media.owner_id == bindparam("owner_id"), NOT_DELETED)
+        .where(*(condition for name, condition in conditions.items() if name in filters))
+        .order_by(Media.id.desc())
+        .limit(bindparam("page_size", type_=Integer()))
+    )
 
 
 def raw_key(media_id: UUID) -> str:

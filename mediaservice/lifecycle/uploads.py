@@ -87,7 +87,7 @@ class Uploads:
         self._rows = rows
         self._storage = storage
         self._settings = settings
-        self._insert_statement = self._build_insert()
+        self._insertion = rows.prepare(self._insert_statement())
 
     def request(self, request: UploadRequest) -> UploadTicket:
         """Store a pending media and return its upload URL; the row is committed first.
@@ -201,14 +201,13 @@ class Uploads:
             "idempotency_key": request.idempotency_key,
         }
         # Parallel requests of one owner go one by one, so that none counts without the others.
-        row = self._rows.execute_alone(
-            _lock_number(request.owner_id), self._insert_statement, values
-        )
-        if row is not None:
-            log_transition(Event.UPLOAD_REQUESTED, row.id)
-        return row
+        inserted = self._insertion.run_alone(_lock_number(request.owner_id), **values)
+        if not inserted:
+            return None
+        log_transition(Event.UPLOAD_REQUESTED, media_id)
+        return inserted[0]
 
-    def _build_insert(self) -> Executable:
+    def _insert_statement(self) -> Executable:
         """Return the statement that inserts a pending row if its owner may have one more."""
         columns = Media.__table__.c
         values: dict[str, ColumnElement[Any]] = {
