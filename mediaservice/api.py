@@ -18,7 +18,7 @@ from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
 from mediaservice.tracing import current_traceparent
-from mediaservice.web import components
+from mediaservice.web import answer, components
 
 POLL_AFTER_SECONDS = 1
 
@@ -47,8 +47,8 @@ def _caller_required(view: View) -> View:
 
 @blueprint.post("/request-upload")
 @_caller_required
-@blueprint.arguments(schemas.RequestUpload, example=openapi.REQUEST_UPLOAD_EXAMPLE)
-@blueprint.arguments(schemas.IdempotencyHeader, location="headers")
+@blueprint.arguments(schemas.RequestUpload(), example=openapi.REQUEST_UPLOAD_EXAMPLE)
+@blueprint.arguments(schemas.IdempotencyHeader(), location="headers")
 @blueprint.response(
     201,
     schemas.UploadTicket,
@@ -82,7 +82,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
         )
     )
     g.media_id = ticket.media_id
-    answer = {
+    body = {
         "upload_id": ticket.media_id,
         "upload_url": ticket.upload.url,
         "method": ticket.upload.method,
@@ -90,12 +90,12 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
         "expires_at": ticket.expires_at,
         "curl": _curl(ticket, body["content_type"]),
     }
-    return answer, 201, {"Cache-Control": "no-store"}
+    return answer(body, 201, {"Cache-Control": "no-store"})
 
 
 @blueprint.post("/complete")
 @_caller_required
-@blueprint.arguments(schemas.CompleteUpload, example=openapi.COMPLETE_UPLOAD_EXAMPLE)
+@blueprint.arguments(schemas.CompleteUpload(), example=openapi.COMPLETE_UPLOAD_EXAMPLE)
 @blueprint.response(
     202,
     schemas.MediaStatus,
@@ -135,7 +135,7 @@ def complete(body: dict[str, Any]) -> Any:
         request_id=g.request_id,
         traceparent=current_traceparent(),
     )
-    return _status(row), 200 if _is_final(row) else 202, _polling_headers(row)
+    return answer(_status(row), 200 if _is_final(row) else 202, _polling_headers(row))
 
 
 @blueprint.get("/<uuid:media_id>/status")
@@ -153,7 +153,7 @@ def get_status(media_id: UUID) -> Any:
     Until it is `ready` or `failed` the answer has `Retry-After`: ask again then.
     """
     row = components().lifecycle.rows.visible(media_id, g.caller)
-    return _status(row), 200, {"Cache-Control": "no-store", **_polling_headers(row)}
+    return answer(_status(row), 200, {"Cache-Control": "no-store", **_polling_headers(row)})
 
 
 @blueprint.get("/<uuid:media_id>")
@@ -183,7 +183,7 @@ def get_media(media_id: UUID) -> Any:
     headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
     if etag in request.if_none_match:
         return Response(status=304, headers=headers)
-    return _media(row), 200, {**headers, **_polling_headers(row)}
+    return answer(_media(row), 200, {**headers, **_polling_headers(row)})
 
 
 @blueprint.delete("/<uuid:media_id>")
@@ -216,12 +216,12 @@ def retry_media(media_id: UUID) -> Any:
     lifecycle = components().lifecycle
     lifecycle.rows.owned(media_id, g.caller)
     row = lifecycle.processing.retry(media_id)
-    return _status(row), 202, _polling_headers(row)
+    return answer(_status(row), 202, _polling_headers(row))
 
 
 @blueprint.get("")
 @_caller_required
-@blueprint.arguments(schemas.ListQuery, location="query")
+@blueprint.arguments(schemas.ListQuery(), location="query")
 @blueprint.response(
     200, schemas.MediaPage, example=openapi.PAGE_EXAMPLE, headers=openapi.headers("Cache-Control")
 )
@@ -241,11 +241,11 @@ def list_media(query: dict[str, Any]) -> Any:
         limit=limit + 1,
     )
     page = rows[:limit]
-    answer = {
+    body = {
         "items": [_media(row) for row in page],
         "next_cursor": page[-1].id if len(rows) > limit else None,
     }
-    return answer, 200, {"Cache-Control": "private, no-cache"}
+    return answer(body, 200, {"Cache-Control": "private, no-cache"})
 
 
 def _check_owner(given: dict[str, Any]) -> None:
@@ -303,9 +303,18 @@ def _media(row: MediaRow) -> dict[str, Any]:
         "width": row.width,
         "height": row.height,
         "placeholder": row.placeholder,
-        "variants": [{**variant, "url": _cdn_url(variant["key"])} for variant in row.variants or []]
-        if ready
-        else [],
+        "variants": [_variant(variant) for variant in row.variants or []] if ready else [],
+    }
+
+
+def _variant(variant: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": variant["name"],
+        "url": _cdn_url(variant["key"]),
+        "width": variant["width"],
+        "height": variant["height"],
+        "size_bytes": variant["size_bytes"],
+        "content_type": variant["content_type"],
     }
 
 

@@ -38,6 +38,16 @@ def schema_of(document: dict[str, Any], content: dict[str, Any]) -> dict[str, An
     return {"components": document["components"], **content["schema"]}
 
 
+def strict(schema: Any) -> Any:
+    """Return a schema under which an answer has no members that the document does not declare."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if isinstance(schema.get("properties"), dict) else {}
+    return {**closed, **{name: strict(part) for name, part in schema.items()}}
+
+
 def check_documented(document: dict[str, Any], method: str, path: str, response: Any) -> None:
     """Raise unless the document has this status, code, body and headers for this call."""
     operation = _find(document, method, path)
@@ -54,7 +64,7 @@ def check_documented(document: dict[str, Any], method: str, path: str, response:
         return
     content = documented["content"][response.mimetype]
     OAS31Validator(
-        schema_of(document, content), format_checker=OAS31Validator.FORMAT_CHECKER
+        strict(schema_of(document, content)), format_checker=OAS31Validator.FORMAT_CHECKER
     ).validate(response.json)
     if response.status_code >= 400:
         assert response.json["error"] in content["examples"], f"{method} {path}: {response.json}"
