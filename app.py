@@ -3,8 +3,10 @@
 import os
 import sys
 
+import click
+
 from config.settings import ConfigurationError, Settings
-from mediaservice import create_app
+from mediaservice import add_commands, create_app
 from mediaservice.logs import configure_logging
 from mediaservice.tracing import set_up_tracing
 
@@ -18,3 +20,5 @@ except ConfigurationError as error:
 configure_logging(settings)
 set_up_tracing(settings, "media-web")
 app = create_app(settings)
+if click.get_current_context(silent=True):  # by `flask`; gunicorn's workers save the memory
+    add_commands(app)

@@ -24,11 +24,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def create_app(settings: Settings) -> "Flask":
-    """Return the WSGI application: the API, its documentation, health and the command line."""
+    """Return the WSGI application: the API, its documentation and health."""
     from flask import Flask
-    from flask_migrate import Migrate
 
-    from mediaservice import api, commands, health, models, openapi, pages
+    from mediaservice import api, health, openapi, pages
     from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
     from mediaservice.tracing import trace_web
@@ -60,10 +59,18 @@ def create_app(settings: Settings) -> "Flask":
     rest.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(pages.blueprint)
+    return app
+
+
+def add_commands(app: "Flask") -> None:
+    """Give an application `flask media` and what `flask db` needs; to serve it needs neither."""
+    from flask_migrate import Migrate
+
+    from mediaservice import commands, models
+
     app.cli.add_command(commands.media)
     # Flask-Migrate wants no more of its `db` than the metadata.
     Migrate(app, cast(Any, models.Base), directory=str(PROJECT / "migrations"))
-    return app
 
 
 def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":

@@ -15,7 +15,7 @@ import structlog
 
 from devstack.process import Process, find_free_ports, wait_until
 from devstack.run import answers
-from mediaservice import PROJECT, create_app
+from mediaservice import PROJECT, add_commands, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
     DEAD_LETTER_EXCHANGE,
@@ -83,6 +83,7 @@ def run(world):
 def runner(world):
     """Return a function that runs `flask media` on a world."""
     app = create_app(world.settings)
+    add_commands(app)
 
     def run(*words, **options):
         result = app.test_cli_runner().invoke(args=["media", *map(str, words)], **options)
