@@ -15,8 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 
 from config.settings import BaseSettings
 from mediaservice import metrics
@@ -90,10 +92,7 @@ class Storage:
     def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
-        session = boto3.Session(
-            aws_access_key_id=settings.s3_access_key_id,
-            aws_secret_access_key=settings.s3_secret_access_key,
-        )
+        session = _session(settings)
         self._client = _client(session, settings)
         self._signer = UrlSigner(
             session.get_credentials().get_frozen_credentials,
@@ -362,6 +361,26 @@ def _full_size(response: dict[str, Any]) -> int:
     return int(total) if total.isdigit() else int(response["ContentLength"])
 
 
+class _DataWithoutEndpoints(Loader):  # type: ignore[misc]  # botocore has no types
+    """Botocore's data files but for the endpoints of all services, 7 MB: ours is always given."""
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        if name == "endpoints":
+            return {"partitions": []}, ""
+        loaded: tuple[Any, str] = super().load_data_with_path(name)
+        return loaded
+
+
+def _session(settings: BaseSettings) -> boto3.Session:
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _DataWithoutEndpoints())
+    return boto3.Session(
+        aws_access_key_id=settings.s3_access_key_id,
+        aws_secret_access_key=settings.s3_secret_access_key,
+        botocore_session=core,
+    )
+
+
 def _client(session: boto3.Session, settings: BaseSettings) -> Any:
     return session.client(
         "s3",
@@ -369,7 +388,11 @@ def _client(session: boto3.Session, settings: BaseSettings) -> Any:
         region_name=settings.s3_region,
         config=Config(
             signature_version="s3v4",
-            s3={"addressing_style": settings.s3_addressing_style},
+            s3={
+                "addressing_style": settings.s3_addressing_style,
+                # Else botocore looks for us-east-1 in the table that it is spared here.
+                "us_east_1_regional_endpoint": "regional",
+            },
             # Many S3-compatible stores do not know the checksums botocore adds since 1.36.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
