@@ -1,0 +1,174 @@
+"""Every command in README and docs is executed: by the test that is named here for it, or here.
+
+A command that is in no table fails, and so does an entry that no document has any more.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.documents import PROJECT, blocks, documents, inline_code
+
+PROGRAMS = "docker|flask|gunicorn|make|npm|python3?|rabbitmqctl"
+COMMAND = re.compile(rf"(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )*(?:{PROGRAMS}) [a-z./-].*")
+
+# Where each command is executed. Arguments may differ there, such as the port or the id.
+CLI = "tests/test_commands.py"
+DEPLOYED = "tests/test_acceptance.py::test_a_photo_goes_in_and_a_clean_image_comes_out"
+DOCTOR = f"{CLI}::test_the_doctor_tells_each_guarantee_and_ends_by_its_result"
+REQUEUE = f"{CLI}::test_dead_letters_are_requeued_by_id_or_all"
+REPROCESS = f"{CLI}::test_lost_public_objects_are_written_again_by_the_worker"
+MIGRATIONS = "tests/test_migrations.py::test_migrations_end_at_what_the_models_say"
+RUN = "tests/test_run.py::test_an_image_survives_a_restart_under_the_same_address"
+CHAOS = "tests/chaos/test_chaos.py::test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults"
+TABLES = "tests/test_documents.py::test_the_tables_of_the_contract_are_those_of_the_code"
+NODE = "tests/contract/test_foreign_worker.py::test_a_photo_gets_ready_and_clean"
+TUTORIAL = (
+    "tests/browser/test_documents.py"
+    "::test_a_user_of_the_tutorials_web_app_uploads_a_picture_and_finds_it_again"
+)
+CHECKER = "tests/test_documented_commands.py::test_the_checker_is_called_as_documented"
+EXECUTED_BY = {
+    "flask --app app db migrate": MIGRATIONS,
+    "flask --app app db upgrade": DEPLOYED,
+    "flask --app app media audit": f"{CLI}::test_an_audit_of_a_healthy_service_finds_nothing",
+    "flask --app app media dead-letters drop": f"{CLI}::test_dropping_asks_first",
+    "flask --app app media dead-letters list": f"{CLI}::test_dead_letters_are_listed_and_stay",
+    "flask --app app media dead-letters requeue": REQUEUE,
+    "flask --app app media doctor": DOCTOR,
+    "flask --app app media init": DEPLOYED,
+    "flask --app app media reprocess": REPROCESS,
+    "flask --app app media retry": f"{CLI}::test_media_are_retried_by_id",
+    "flask --app app media retry --failed": f"{CLI}::test_all_failed_media_are_retried_at_once",
+    "flask --app app media stats": f"{CLI}::test_stats_tell_what_there_is_and_what_is_due",
+    "flask --app app media upload": f"{CLI}::test_files_are_uploaded_to_a_running_service",
+    "flask media init": f"{CLI}::test_init_makes_everything_and_is_safe_to_repeat",
+    "gunicorn app:app": DEPLOYED,
+    "python worker_listener.py": DEPLOYED,
+    "python -m mediaworker": DEPLOYED,
+    "make run": RUN,
+    "make chaos": CHAOS,
+    "make contract": TABLES,
+    "npm ci": NODE,
+    "npm start": NODE,
+}
+# Whole blocks: clients, and the tutorial's web app.
+BLOCKS_EXECUTED_BY = {
+    "photo=photo.jpg": "tests/test_readme.py::test_the_curl_client_uploads_a_photo",
+    "python3 -m venv .venv": TUTORIAL,
+    "export MEDIA_SERVICE_URL": TUTORIAL,
+    "python -m mediaworker.contract": CHECKER,
+}
+# Executed below as they stand: they change nothing.
+HERE = ("make help", "python -m config table", "python -m config env")
+# Make would run the tests within the tests, or rewrite the tree: their recipes are expanded here.
+EXPANDED = (
+    "make chaos",
+    "make contract",
+    "make format",
+    "make lint",
+    "make requirements",
+    "make run",
+    "make test",
+    "make test-fast",
+)
+# These cannot be executed where the tests run, and a person has to.
+BY_HAND = {
+    "docker compose up --build": "needs Docker",
+    "rabbitmqctl import_definitions": "needs RabbitMQ's management plugin",
+}
+
+
+def known() -> set[str]:
+    return {*EXECUTED_BY, *HERE, *EXPANDED, *BY_HAND}
+
+
+def commands_of(document: Path) -> list[str]:
+    """Return a document's commands: from shell blocks, after a `$` of a session, and in prose."""
+    lines = [
+        line for block in blocks(document, "sh") if not is_whole(block) for line in lines_of(block)
+    ]
+    sessions = [
+        line.removeprefix("$ ")
+        for block in blocks(document, "")
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+    prose = [text for text in inline_code(document) if COMMAND.fullmatch(text) and "…" not in text]
+    return [*lines, *sessions, *prose]
+
+
+def lines_of(block: str) -> list[str]:
+    return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+def is_whole(block: str) -> bool:
+    return any(block.startswith(start) for start in BLOCKS_EXECUTED_BY)
+
+
+def entry_of(command: str) -> str | None:
+    """Return the longest entry that a command begins with, its variables left out."""
+    bare = re.sub(r"^(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )+", "", command)
+    if bare.startswith("python -m mediaworker.contract"):
+        return "python -m mediaworker"  # the checker: see the block above
+    return max((one for one in known() if f"{bare} ".startswith(f"{one} ")), key=len, default=None)
+
+
+DOCUMENTED = [
+    pytest.param(command, id=f"{document.relative_to(PROJECT)}: {command}")
+    for document in documents()
+    for command in dict.fromkeys(commands_of(document))
+]
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_a_documented_command_is_executed_by_a_test(command):
+    assert entry_of(command), "name the test that executes it in this file, or execute it here"
+
+
+def test_no_entry_is_left_of_a_command_that_no_document_has():
+    used = {entry_of(command) for document in documents() for command in commands_of(document)}
+    assert known() - used == set()
+    shell = [block for document in documents() for block in blocks(document, "sh")]
+    assert [s for s in BLOCKS_EXECUTED_BY if not any(b.startswith(s) for b in shell)] == []
+
+
+@pytest.mark.parametrize("test", sorted({*EXECUTED_BY.values(), *BLOCKS_EXECUTED_BY.values()}))
+def test_the_tests_that_are_named_exist(test):
+    path, _, name = test.partition("::")
+    assert re.search(rf"^def {name}\(", (PROJECT / path).read_text(), re.MULTILINE)
+
+
+def run(command: list[str], **options) -> str:
+    done = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False, **options
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", HERE)
+def test_commands_that_only_tell_something(command):
+    words = command.split()
+    assert run([sys.executable if words[0] == "python" else words[0], *words[1:]]).strip()
+
+
+@pytest.mark.parametrize("command", EXPANDED)
+def test_recipes_of_make_have_commands(command):
+    _, target = command.split()
+    assert ".venv/bin/python" in run(["make", "--dry-run", target])
+
+
+def test_the_checker_is_called_as_documented(tmp_path):
+    checker = [sys.executable, "-m", "mediaworker.contract"]
+    job = run([*checker, "sample"])
+    (tmp_path / "job.json").write_text(job)
+    sample = json.loads(job)
+    answer = {"media_id": sample["media_id"], "public_key": sample["public_prefix"] + "main.webp"}
+    check = [*checker, "check", "media.processed", "--job", str(tmp_path / "job.json")]
+    run(check, input=json.dumps(answer))
+    assert "check" in run([*checker, "--help"])
