@@ -9,10 +9,12 @@ from itertools import cycle
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from mediaservice import errors
 from mediaservice.errors import MediaError
+from mediaservice.models import Media
 from tests.builders import jpeg
 from tests.world import failed, processed
 
@@ -277,3 +279,36 @@ def test_a_purge_and_a_late_upload_leave_nothing_once_the_url_is_dead(worlds):
         one.purge_due()
         assert one.is_empty(media_id)
         assert one.row(media_id) is None
+
+
+@pytest.mark.parametrize("task", ["dispatch", "expire", "retire", "give_up", "purge", "retry"])
+def test_what_somebody_else_holds_is_passed_over_without_waiting(worlds, task):
+    one, another = worlds
+    make = {
+        "dispatch": one.completed,
+        "expire": one.pending,
+        "retire": one.failed,
+        "give_up": lambda: one.claimed().media_id,
+        "purge": one.pending,
+        "retry": one.failed,
+    }[task]
+    held, free = make(), make()
+    for media_id in (held, free):
+        if task == "give_up":
+            one.set(media_id, attempts_left=0)
+        if task == "purge":
+            one.delete(media_id)
+        one.age(media_id, days=8)
+    do = {
+        "dispatch": lambda: len(another.processing.claim(10)),
+        "expire": lambda: another.uploads.expire(10),
+        "retire": lambda: another.deletion.retire(10),
+        "give_up": lambda: another.processing.give_up(10),
+        "purge": lambda: len(another.deletion.claim(10)),
+        "retry": lambda: another.processing.retry_failed(10, failed_before=another.now()),
+    }[task]
+    with one.lifecycle.rows.begin() as connection:
+        lock = sa.select(Media.id).where(Media.id == held).with_for_update()
+        assert connection.scalar(lock) == held
+        assert do() == 1, "waiting would never end"
+    assert [do(), do()] == [1, 0]
