@@ -129,3 +129,13 @@ def test_the_tables_of_the_contract_are_those_of_the_code():
 
 def test_every_http_error_is_put_in_words():
     assert set(HTTP_WORDS) <= set(HTTP_ERRORS.values())
+
+
+def test_the_architecture_names_every_module():
+    text = (PROJECT / "docs" / "architecture.md").read_text()
+    modules = {
+        path.stem + ("/" if path.is_dir() else "")
+        for path in (PROJECT / "mediaservice").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {name for name in modules - {"__init__"} if f"`{name}`" not in text} == set()
