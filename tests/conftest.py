@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pika
 import pytest
 from botocore.loaders import create_loader
@@ -38,11 +39,14 @@ SERVICE_FIXTURES = {"postgresql", "rabbitmq", "seaweedfs", "browser"}
 
 
 def pytest_configure() -> None:
-    """Keep the tester's own environment out, and loopback from going through a proxy."""
+    """Keep out the tester's environment, proxies before loopback, and how busy this machine is."""
     for name in list(os.environ):
         if name.startswith(("S3_", "JWT_", "AUTH_", "AWS_")):
             del os.environ[name]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    # Hypothesis would fail an example that takes 200 ms, as any may on a busy machine.
+    hypothesis.settings.register_profile("untimed", deadline=None, print_blob=True)
+    hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
