@@ -71,6 +71,7 @@ EXPANDED = (
     "make contract",
     "make format",
     "make lint",
+    "make openapi",
     "make requirements",
     "make run",
     "make test",

@@ -17,7 +17,7 @@ import pytest
 
 from mediaworker.frames import HEADER
 from mediaworker.images import render
-from mediaworker.renditions import ImageError, Limits
+from mediaworker.renditions import VARIANT_WIDTHS, ImageError, Limits
 from mediaworker.sandbox import DecoderUnavailable, Sandbox
 from tests.worker.hostile_decoder import SMALLEST
 from tests.worker.pictures import FORMATS, animation, encoded, flat, png_bomb, scene
@@ -121,7 +121,7 @@ def main(**changes: object) -> dict[str, object]:
         reply(failure={"code": "made_up", "message": ""}),
         reply(failure={"code": "corrupt_image", "message": "x" * 201}),
         reply(rendered=rendered(placeholder="<script>alert(1)</script>")),
-        reply(rendered=rendered(variants=[main()] * 4)),
+        reply(rendered=rendered(variants=[main()] * (len(VARIANT_WIDTHS) + 1))),
         reply(rendered=rendered(main=main(name="../../other"))),
         reply(rendered=rendered(main=main(content_type="text/html"))),
         reply(rendered=rendered(main=main(data=b"<html>" + bytes(100)))),
