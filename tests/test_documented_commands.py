@@ -69,6 +69,7 @@ HERE = ("make help", "python -m config table", "python -m config env")
 EXPANDED = (
     "make chaos",
     "make contract",
+    "make coverage",
     "make format",
     "make lint",
     "make openapi",
