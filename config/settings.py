@@ -59,6 +59,18 @@ def _choice(*choices: str) -> fields.String:
     return fields.String(validate=validate.OneOf(choices))
 
 
+def _has_address(url: str, *schemes: str) -> bool:
+    """Say whether a URL has one of the schemes, a host and, if any, a port that is a number.
+
+    A bare / in a password hides them; what urllib raises then would show a part of it.
+    """
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 class _Url(fields.String):
     """An absolute URL of one of `schemes`, without a trailing slash."""
 
@@ -68,8 +80,7 @@ class _Url(fields.String):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         url = str(super()._deserialize(value, *args, **kwargs)).rstrip("/")
-        parts = urlsplit(url)
-        if parts.scheme not in self._schemes or not parts.hostname:
+        if not _has_address(url, *self._schemes):
             raise ValidationError(f"should be a URL like {self._schemes[0]}://host[:port]/…")
         return url
 
@@ -90,9 +101,14 @@ class _DatabaseUrl(fields.String):
         for prefix in ("postgres://", "postgresql://"):
             if url.startswith(prefix):
                 url = "postgresql+psycopg://" + url.removeprefix(prefix)
-        if not url.startswith(("postgresql+psycopg://", "sqlite:///")):
+        try:
+            scheme = urlsplit(url).scheme
+        except ValueError:  # it would show a part of the URL
+            scheme = ""
+        if scheme != "postgresql+psycopg" and not url.startswith("sqlite:///"):
             raise ValidationError(
-                "should be postgresql://user:password@host/name or sqlite:///file"
+                "should be postgresql://user:password@host/name, its password percent-encoded, or "
+                "sqlite:///file"
             )
         return url
 
@@ -102,8 +118,11 @@ class _BrokerUrl(fields.String):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         url = str(super()._deserialize(value, *args, **kwargs))
-        if url != "inline:" and not url.startswith(("amqp://", "amqps://")):
-            raise ValidationError("should be amqp://user:password@host:5672/vhost or inline:")
+        if url != "inline:" and not _has_address(url, "amqp", "amqps"):
+            raise ValidationError(
+                "should be amqp://user:password@host:5672/vhost, its password percent-encoded, "
+                "or inline:"
+            )
         return url
 
 

@@ -41,6 +41,28 @@ def test_missing_and_wrong_variables_are_reported_together():
     assert named == wrong | {"S3_SECRET_ACCESS_KEY"}
 
 
+@pytest.mark.parametrize("variable", ["S3_ENDPOINT", "CDN_BASE_URL", "BROKER_URL"])
+@pytest.mark.parametrize("authority", ["[::1", "host:port", "host:99999", "user:hunt/er4@host"])
+def test_an_address_that_cannot_be_read_is_a_fault_that_quotes_nothing(variable, authority):
+    scheme = "amqp" if variable == "BROKER_URL" else "http"
+    (fault,) = faults_of(environment(**{variable: f"{scheme}://{authority}/x"}))
+    assert fault.startswith(f"{variable}: should be ")
+    assert authority not in fault
+    assert "hunt" not in fault
+
+
+def test_a_database_url_that_cannot_be_read_is_a_fault_that_quotes_nothing():
+    (fault,) = faults_of(environment(DATABASE_URL="postgresql://media:hunt[er4@db/media"))
+    assert fault.startswith("DATABASE_URL: should be ")
+    assert "hunt" not in fault
+
+
+def test_a_database_may_be_reached_by_its_socket():
+    url = "postgresql:///media?host=/run/postgresql"
+    settings = Settings.from_environ(environment(DATABASE_URL=url))
+    assert settings.database_url == url.replace("postgresql", "postgresql+psycopg", 1)
+
+
 def test_the_message_of_the_error_has_every_fault_on_its_own_line():
     environ = environment(S3_ENDPOINT="nowhere", MAX_ATTEMPTS="0")
     with pytest.raises(ConfigurationError) as raised:
