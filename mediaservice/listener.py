@@ -163,12 +163,10 @@ class Listener:
                 if c.job.media_id not in held
             ]
         )
-        given_back = set()
-        for publication in failed:
-            job = publication.message
-            assert isinstance(job, ProcessRequest)  # noqa: S101 - what we published above
-            self._lifecycle.processing.give_back(job, delay_seconds=UNROUTABLE_WAIT_SECONDS)
-            given_back.add(job.media_id)
+        given_back = {publication.message.media_id for publication in failed}
+        for claim in claimed:
+            if claim.job.media_id in given_back:
+                self._lifecycle.processing.give_back(claim, delay_seconds=UNROUTABLE_WAIT_SECONDS)
         for claim in claimed:
             _report_dispatch(claim, held=held, given_back=given_back)
         return len(claimed) == DISPATCH_BATCH and not failed

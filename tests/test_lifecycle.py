@@ -4,6 +4,7 @@ Sequential scenarios; what happens at the same time is in `test_races`.
 """
 
 import base64
+import dataclasses
 import hashlib
 from datetime import timedelta
 from functools import partial
@@ -379,37 +380,44 @@ def test_neither_deleted_nor_pending_media_are_claimed(world):
 
 
 def test_a_job_that_was_given_back_is_claimed_again_as_if_for_the_first_time(world):
-    job = world.claimed()
-    world.processing.give_back(job, delay_seconds=30)
+    given_back = world.claim()
+    media_id = given_back.job.media_id
+    world.processing.give_back(given_back, delay_seconds=30)
     assert world.processing.claim(10) == []
-    assert world.row(job.media_id).attempts_left == 3
-    world.age(job.media_id, 31)
+    assert world.row(media_id).attempts_left == 3
+    world.age(media_id, 31)
     (claim,) = world.processing.claim(10)
     assert claim.job.attempt == 1
     assert not claim.is_resend, "it was never published: there is nothing it would repeat"
-    assert world.row(job.media_id).attempts_left == 2
+    assert world.row(media_id).attempts_left == 2
 
 
 def test_giving_back_too_late_changes_nothing(world):
-    job = world.claimed()
-    world.apply(processed(job))
-    before = world.row(job.media_id)
-    world.processing.give_back(job, delay_seconds=30)
-    assert world.row(job.media_id) == before
+    claim = world.claim()
+    world.apply(processed(claim.job))
+    before = world.row(claim.job.media_id)
+    world.processing.give_back(claim, delay_seconds=30)
+    assert world.row(claim.job.media_id) == before
 
 
 @pytest.mark.parametrize("undo", ["hold", "give_back"])
 def test_undoing_a_claim_is_for_that_attempt_of_that_media(world, undo):
-    first, other = world.claimed(), world.claimed()
-    world.age(first.media_id, 601)
+    def undo_claim(claim):
+        if undo == "hold":
+            world.processing.hold(claim.job)
+        else:
+            world.processing.give_back(claim, delay_seconds=0)
+
+    first, other = world.claim(), world.claim()
+    world.age(first.job.media_id, 601)
     world.processing.claim(10)
-    before = [world.row(job.media_id) for job in (first, other)]
-    delay = {"delay_seconds": 0} if undo == "give_back" else {}
-    getattr(world.processing, undo)(first, **delay)
-    assert [world.row(job.media_id) for job in (first, other)] == before, "a later one has begun"
-    unknown = msgspec.structs.replace(other, media_id=uuid4())
-    getattr(world.processing, undo)(unknown, **delay)
-    assert world.row(other.media_id) == before[1]
+    before = [world.row(claim.job.media_id) for claim in (first, other)]
+    undo_claim(first)
+    after = [world.row(claim.job.media_id) for claim in (first, other)]
+    assert after == before, "a later one has begun"
+    unknown = msgspec.structs.replace(other.job, media_id=uuid4())
+    undo_claim(dataclasses.replace(other, job=unknown))
+    assert world.row(other.job.media_id) == before[1]
 
 
 @pytest.mark.parametrize("end", ["ready", "deleted"])
@@ -569,6 +577,35 @@ def test_a_retryable_failure_is_tried_again_after_a_growing_wait(world):
     world.apply(failed(job, code="store_unavailable", retryable=True))
     row = world.row(job.media_id)
     assert (row.status, row.error_code) == ("failed", "store_unavailable")
+
+
+def test_an_attempt_that_times_out_after_a_failed_one_is_known_as_timed_out(world):
+    job = world.claimed()
+    world.apply(failed(job, code="store_unavailable", retryable=True))
+    world.age(job.media_id, 11)
+    (second,) = world.processing.claim(10)
+    world.age(job.media_id, 601)
+    (third,) = world.processing.claim(10)
+    assert [(c.job.attempt, c.is_resend) for c in (second, third)] == [(2, False), (3, True)]
+
+
+def test_an_attempt_that_times_out_after_a_retry_is_known_as_timed_out(world):
+    media_id = world.failed()
+    world.processing.retry(media_id)
+    (second,) = world.processing.claim(10)
+    world.age(media_id, 601)
+    (third,) = world.processing.claim(10)
+    assert [(c.job.attempt, c.is_resend) for c in (second, third)] == [(2, False), (3, True)]
+
+
+def test_a_retry_that_was_given_back_is_still_no_resend(world):
+    job = world.claimed()
+    world.apply(failed(job, code="store_unavailable", retryable=True))
+    world.age(job.media_id, 11)
+    (second,) = world.processing.claim(10)
+    world.processing.give_back(second, delay_seconds=0)
+    (again,) = world.processing.claim(10)
+    assert (again.job.attempt, again.is_resend) == (2, False)
 
 
 @pytest.mark.parametrize(

@@ -260,13 +260,13 @@ def until_applied(world, results):
 def test_giving_back_a_job_that_was_answered_meanwhile_changes_nothing(worlds):
     one, other = worlds
     for _ in range(ROUNDS):
-        job = one.claimed()
+        claim = one.claim()
         at_once(
-            partial(one.processing.give_back, job, delay_seconds=0),
-            partial(other.apply, processed(job)),
+            partial(one.processing.give_back, claim, delay_seconds=0),
+            partial(other.apply, processed(claim.job)),
         )
-        assert one.status(job.media_id) == "ready"
-        assert one.row(job.media_id).due_at is None
+        assert one.status(claim.job.media_id) == "ready"
+        assert one.row(claim.job.media_id).due_at is None
 
 
 def test_a_purge_and_a_late_upload_leave_nothing_once_the_url_is_dead(worlds):

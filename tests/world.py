@@ -13,7 +13,7 @@ import uuid_utils.compat
 
 from config.settings import Settings
 from devstack.seaweedfs import SeaweedFS
-from mediaservice.lifecycle import Lifecycle, MediaRow, UploadRequest, UploadTicket
+from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, UploadRequest, UploadTicket
 from mediaservice.messages import (
     FailedResult,
     ProcessedResult,
@@ -123,13 +123,17 @@ class World:
         self.complete(media_id)
         return media_id
 
-    def claimed(self) -> ProcessRequest:
-        """Return the job of a media that is being processed, its other media undisturbed."""
+    def claim(self) -> Claim:
+        """Return the claim of a media that is being processed, its other media undisturbed."""
         media_id = self.completed()
         self.set(media_id, due_at=self.now() - timedelta(days=1000))
         (claim,) = self.processing.claim(1)
         assert claim.job.media_id == media_id
-        return claim.job
+        return claim
+
+    def claimed(self) -> ProcessRequest:
+        """Return the job of such a claim."""
+        return self.claim().job
 
     def ready(self) -> UUID:
         """Return a media with its public object."""

@@ -55,12 +55,17 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job to publish; `is_resend` when the attempt before it ended without any answer."""
+    """A job to publish; `error_code` is what the attempt before it, if answered, failed with."""
 
     job: ProcessRequest
     request_id: str | None
     traceparent: str | None
-    is_resend: bool
+    error_code: str | None
+
+    @property
+    def is_resend(self) -> bool:
+        """Whether the attempt before it has timed out, so that its job may still be waiting."""
+        return self.job.attempt > 1 and self.error_code is None
 
 
 class ResultOutcome(StrEnum):
@@ -97,16 +102,23 @@ class Processing:
                 attempts_left=Media.attempts_left - 1,
                 due_at=now_plus(self._settings.processing_timeout_seconds),
             )
-            .returning(*_JOB_COLUMNS, Media.request_id, Media.traceparent, Media.error_code)
+            .returning(
+                *_JOB_COLUMNS,
+                Media.request_id,
+                Media.traceparent,
+                Media.error_code,
+                Media.due_at,
+            )
         )
-        # A failed attempt, and one asked for by a person, have left their code.
-        timed_out = {row.id for row in claimed if row.attempt > 1 and row.error_code is None}
-        for media_id in timed_out:
-            log_transition(Event.ATTEMPT_TIMED_OUT, media_id)
-        return [
-            Claim(self._job(row), row.request_id, row.traceparent, is_resend=row.id in timed_out)
+        self._forget_failures([row for row in claimed if row.error_code is not None])
+        claims = [
+            Claim(self._job(row), row.request_id, row.traceparent, row.error_code)
             for row in claimed
         ]
+        for claim in claims:
+            if claim.is_resend:
+                log_transition(Event.ATTEMPT_TIMED_OUT, claim.job.media_id)
+        return claims
 
     def hold(self, job: ProcessRequest) -> None:
         """Take back a claimed resend that was not published, for the job still waits in the queue.
@@ -120,14 +132,16 @@ class Processing:
             .values(attempt=Media.attempt - 1)
         )
 
-    def give_back(self, job: ProcessRequest, *, delay_seconds: float) -> None:
+    def give_back(self, claim: Claim, *, delay_seconds: float) -> None:
         """Undo a claim whose job was not published: the attempt was not made."""
+        job = claim.job
         self._rows.execute(
             update(Media)
             .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
             .values(
                 attempt=Media.attempt - 1,
                 attempts_left=Media.attempts_left + 1,
+                error_code=claim.error_code,
                 due_at=now_plus(delay_seconds),
             )
         )
@@ -274,6 +288,18 @@ class Processing:
             public_prefix=public_prefix(row.id),
             requested_at=row.requested_at,
         )
+
+    def _forget_failures(self, claimed: Sequence[MediaRow]) -> None:
+        """Clear the codes of earlier attempts, so that this one, unanswered, is seen to time out.
+
+        Not by the claim itself: SQLite returns only what is there after it.
+        """
+        if claimed:
+            self._rows.execute(
+                update(Media)
+                .where(Media.id.in_([row.id for row in claimed]), Media.due_at == claimed[0].due_at)
+                .values(error_code=None)
+            )
 
     def _failed_due_at(self) -> Any:
         return now_plus(timedelta(days=self._settings.failed_retention_days).total_seconds())
