@@ -1,6 +1,7 @@
 """Connections to RabbitMQ: opened with the topology declared, reopened with back-off when lost."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from mediaservice.broker.topology import declare_topology
 HEARTBEAT_SECONDS: Final = 30
 BLOCKED_TIMEOUT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
+CLOSE_SECONDS: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -92,15 +94,16 @@ class Link:
         return BrokerUnavailable(f"{self.name}: {error!r}")
 
     def drop(self) -> None:
-        """Close what there is; `open` makes it anew."""
+        """Close what there is, within CLOSE_SECONDS; `open` makes it anew."""
         connection, self.connection, self.channel = self.connection, None, None
         self._ready = self.blocked = False
         metrics.BROKER_CONNECTED.labels(self.name).set(0)
         if connection is not None and connection.is_open:
-            try:
-                connection.close()
-            except (AMQPError, OSError) as error:
-                log.debug("broker_close_failed", link=self.name, reason=repr(error))
+            # pika waits for the broker's agreement, on one that hangs until it misses heartbeats.
+            # Nobody else uses this connection any more, so a thread may be left with it.
+            closing = threading.Thread(target=self._close, args=(connection,), daemon=True)
+            closing.start()
+            closing.join(CLOSE_SECONDS)
 
     def service(self) -> None:
         """Do the connection's pending I/O, heartbeats above all, without waiting."""
@@ -109,6 +112,12 @@ class Link:
                 self.connection.process_data_events(0)
             except (AMQPError, OSError) as error:
                 self.fail(error)
+
+    def _close(self, connection: Any) -> None:
+        try:
+            connection.close()
+        except (AMQPError, OSError) as error:
+            log.debug("broker_close_failed", link=self.name, reason=repr(error))
 
     def _back_off(self) -> None:
         shortest, longest = RECONNECT_SECONDS
