@@ -116,4 +116,4 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
 
     sandbox = Sandbox()
     worker = Worker(Storage(settings), sandbox.render)
-    return InlineBroker(worker.process, wait=stopping.wait, close=sandbox.close)
+    return InlineBroker(worker.process, stopping, close=sandbox.close)

@@ -206,20 +206,24 @@ class Listener:
             return 0
         claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
         # In any order: one that the store always refuses must not stand before the same others.
-        random.shuffle(claimed)
-        for index, row in enumerate(claimed):
+        left = random.sample(claimed, len(claimed))
+        while left and not self._stopping.is_set():
+            # A slow store can take longer over a batch than anybody waits for a sign of life.
+            self._heartbeat.beat()
+            self._broker.rest(0)
             try:
-                self._lifecycle.deletion.purge(row)
-                metrics.PURGES.labels("done").inc()
+                self._lifecycle.deletion.purge(left[-1])
             except StoreUnavailable as error:
                 # One time-out is enough: the store is asked again for all of them, later.
-                log.error("purge_postponed", count=len(claimed) - index, reason=str(error))
-                metrics.PURGES.labels("postponed").inc(len(claimed) - index)
-                for postponed in claimed[index:]:
-                    self._lifecycle.deletion.postpone(postponed)
+                log.error("purge_postponed", count=len(left), reason=str(error))
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
-                return 0
-        return len(claimed)
+                break
+            metrics.PURGES.labels("done").inc()
+            left.pop()
+        metrics.PURGES.labels("postponed").inc(len(left))
+        for row in left:
+            self._lifecycle.deletion.postpone(row)
+        return 0 if left else len(claimed)
 
 
 def _report_dispatch(claim: Claim, *, held: set[UUID], given_back: set[UUID]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import time
 from uuid import uuid4
 
@@ -419,13 +420,31 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
     assert broker.publish([job()]) == []
 
 
+def test_a_broker_that_answers_no_more_is_left_in_time(make_broker, proxy, url_by_proxy):
+    broker = make_broker(url_by_proxy)
+    assert broker.can_publish
+    assert broker.consume(limit=1, wait_seconds=0) == []
+    proxy.stall()
+    closing = threading.Thread(target=broker.close, daemon=True)
+    closing.start()
+    closing.join(timeout=10)
+    is_left = not closing.is_alive()
+    proxy.resume()
+    closing.join()
+    assert is_left
+
+
 # without a broker
 
 
-def test_the_inline_broker_answers_what_is_published_in_order():
-    broker = InlineBroker(
-        lambda job: FailedResult(media_id=job.media_id, attempt=job.attempt), wait=lambda _: None
+def failing_inline_broker(stopping):
+    return InlineBroker(
+        lambda job: FailedResult(media_id=job.media_id, attempt=job.attempt), stopping
     )
+
+
+def test_the_inline_broker_answers_what_is_published_in_order():
+    broker = failing_inline_broker(threading.Event())
     jobs = [job(), job(), job()]
     assert broker.can_publish
     assert broker.publish(jobs) == []
@@ -441,12 +460,27 @@ def test_the_inline_broker_answers_what_is_published_in_order():
 
 def test_the_inline_broker_waits_only_when_there_is_nothing():
     waits = []
-    broker = InlineBroker(lambda job: FailedResult(media_id=job.media_id), wait=waits.append)
+    stopping = threading.Event()
+    stopping.wait = waits.append
+    broker = failing_inline_broker(stopping)
     broker.publish([job()])
     assert len(broker.consume(limit=5, wait_seconds=0.5)) == 1
     assert waits == []
     assert broker.consume(limit=5, wait_seconds=0.5) == []
     assert waits == [0.5]
+
+
+def test_the_inline_broker_returns_what_it_has_not_begun_when_it_is_to_stop():
+    stopping = threading.Event()
+
+    def work(job):
+        stopping.set()
+        return FailedResult(media_id=job.media_id)
+
+    jobs = [job(), job(), job()]
+    broker = InlineBroker(work, stopping)
+    assert broker.publish(jobs) == jobs[1:]
+    assert len(broker.consume(limit=5, wait_seconds=0)) == 1
 
 
 # the desk: what a person sees and does

@@ -16,6 +16,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
 )
 from mediaservice.broker.inline import InlineBroker
+from mediaservice.lifecycle import Lifecycle
 from mediaservice.listener import Listener
 from mediaservice.messages import (
     MEDIA_FAILED,
@@ -25,6 +26,7 @@ from mediaservice.messages import (
     encode,
 )
 from mediaservice.models import Media, now_plus
+from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
 from tests.builders import process_request
 from tests.queues import answer, count, put, run_until, take
 from tests.world import failed, processed
@@ -261,6 +263,56 @@ def test_an_idle_loop_waits_instead_of_spinning(world, listener):
     assert turns < 200
 
 
+class _SlowPurges:
+    """A store whose purges take long, by a clock of the test's; `on_purge` is called in each."""
+
+    def __init__(self, storage, on_purge):
+        self._storage = storage
+        self._on_purge = on_purge
+
+    def purge(self, **keys):
+        self._on_purge()
+        return self._storage.purge(**keys)
+
+    def __getattr__(self, name):
+        return getattr(self._storage, name)
+
+
+def purging_listener(world, on_purge, stopping, heartbeat=None):
+    storage = _SlowPurges(world.storage, on_purge)
+    return Listener(
+        Lifecycle(world.engine, storage, world.settings),
+        InlineBroker(processed, stopping),
+        stopping,
+        poll_seconds=0.02,
+        heartbeat=heartbeat,
+    )
+
+
+def test_a_stop_is_heard_between_two_purges(world):
+    deleted = [world.ready() for _ in range(3)]
+    for media_id in deleted:
+        world.delete(media_id)
+    stopping = threading.Event()
+    purging_listener(world, stopping.set, stopping).run_once()
+    assert sorted(world.is_empty(media_id) for media_id in deleted) == [False, False, True]
+
+
+def test_a_loop_with_many_slow_purges_is_not_taken_for_one_that_hangs(world):
+    for _ in range(3):
+        world.delete(world.ready())
+    clock = [0.0]
+    heartbeat = Heartbeat("listener", lambda: clock[0])
+    seen = []
+
+    def on_purge():
+        clock[0] += 0.9 * MAX_LOOP_SECONDS
+        seen.append(heartbeat.is_fresh)
+
+    purging_listener(world, on_purge, threading.Event(), heartbeat).run_once()
+    assert seen == [True] * 3
+
+
 def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
     stopping = threading.Event()
 
@@ -268,7 +320,7 @@ def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
         key = world.put_public(job.media_id)
         return processed(job.media_id, attempt=job.attempt) if key else None
 
-    broker = InlineBroker(work, wait=stopping.wait)
+    broker = InlineBroker(work, stopping)
     listener = Listener(world.lifecycle, broker, stopping, poll_seconds=0.02)
     media_ids = [world.completed() for _ in range(3)]
     run_until(

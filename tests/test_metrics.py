@@ -221,7 +221,7 @@ def run(world):
 
     def take(*deliveries):
         stopping = threading.Event()
-        broker = InlineBroker(lambda job: failed(job.media_id), wait=stopping.wait)
+        broker = InlineBroker(lambda job: failed(job.media_id), stopping)
         broker._answers.extend(deliveries)
         Listener(world.lifecycle, broker, stopping, poll_seconds=0.02).run_once()
 

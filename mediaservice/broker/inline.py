@@ -1,6 +1,6 @@
 """No broker, for one person's own machine."""
 
-import time
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -15,8 +15,8 @@ log = structlog.get_logger(__name__)
 class InlineBroker:
     """Publishing a job does it, there and then, and queues its answer for `consume`.
 
-    Nothing is kept: what is lost with the process is dispatched
-    again once its attempt has timed out.
+    Nothing is kept: what is lost with the process is dispatched again once its attempt has timed
+    out. Once `stopping` is set no further job is begun, and no wait is long.
     """
 
     can_publish = True
@@ -24,18 +24,20 @@ class InlineBroker:
     def __init__(
         self,
         process: Callable[[ProcessRequest], Result],
+        stopping: threading.Event,
         *,
-        wait: Callable[[float], object] = time.sleep,
         close: Callable[[], object] = lambda: None,
     ) -> None:
         self._process = process
-        self._wait = wait
+        self._stopping = stopping
         self._close = close
         self._answers: deque[Delivery] = deque()
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
-        """Process each job and keep the answer."""
-        for publication in publications:
+        """Process each job and keep the answer; return those not begun when it is to stop."""
+        for index, publication in enumerate(publications):
+            if self._stopping.is_set():
+                return list(publications[index:])
             if isinstance(publication.message, ProcessRequest):
                 with _inline_delivery(publication.message, publication).log_context():
                     answer = self._process(publication.message)
@@ -49,7 +51,7 @@ class InlineBroker:
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
         """Return the answers kept so far."""
         if not self._answers:
-            self._wait(wait_seconds)
+            self._stopping.wait(wait_seconds)
         return [self._answers.popleft() for _ in range(min(limit, len(self._answers)))]
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -61,7 +63,7 @@ class InlineBroker:
 
     def rest(self, seconds: float) -> None:
         """Wait."""
-        self._wait(seconds)
+        self._stopping.wait(seconds)
 
     def close(self) -> None:
         """Let the worker go."""
