@@ -4,6 +4,7 @@ Runs in the consumer and keeps one warm decoder. No pixel library may be importe
 the child says is trusted: whatever it does, a Rendered or an ImageError comes out, and in time.
 """
 
+import math
 import os
 import resource
 import signal
@@ -57,7 +58,8 @@ class Sandbox:
     One image at a time, from one thread: the child dies with the thread that started it.
 
     `memory_bytes` is the most the whole child may have, its libraries (about 50 MB) included;
-    `cpu_seconds` and `wall_seconds` are per image; `images_per_child` bounds what leaks add up to.
+    `wall_seconds` and `cpu_seconds`, by default as many, are per image; `images_per_child` bounds
+    what leaks add up to.
     """
 
     def __init__(
@@ -65,14 +67,14 @@ class Sandbox:
         limits: Limits = _DEFAULT_LIMITS,
         *,
         memory_bytes: int = 1024 * 1024 * 1024,
-        cpu_seconds: int = 30,
         wall_seconds: float = 60.0,
+        cpu_seconds: int | None = None,
         images_per_child: int = 500,
         decoder_module: str = "mediaworker.decoder",
     ) -> None:
         self._limits = limits
         self._memory_bytes = memory_bytes
-        self._cpu_seconds = cpu_seconds
+        self._cpu_seconds = math.ceil(wall_seconds) if cpu_seconds is None else cpu_seconds
         self._wall_seconds = wall_seconds
         self._images_per_child = images_per_child
         self._decoder_module = decoder_module

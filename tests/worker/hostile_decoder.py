@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 from mediaworker.decoder import serve
@@ -75,6 +76,11 @@ def outcome(act: Callable[[], object]) -> str:
     return "allowed"
 
 
+def tell_cpu_seconds(_: str) -> None:
+    soft, _hard = resource.getrlimit(resource.RLIMIT_CPU)
+    refuse(str(soft - time.process_time()))
+
+
 ORDERS: dict[str, Callable[[str], object]] = {
     "render": str,
     "refuse": refuse,
@@ -90,6 +96,7 @@ ORDERS: dict[str, Callable[[str], object]] = {
     "say": say,
     "hang_up": hang_up,
     "look_around": look_around,
+    "tell_cpu_seconds": tell_cpu_seconds,
     "tell_pid": lambda _: refuse(str(os.getpid())),
 }
 

@@ -87,6 +87,13 @@ def test_a_decoder_that_hangs_is_given_up(impatient):
     assert impatient.render(b"render") == SMALLEST
 
 
+@pytest.mark.parametrize("wall_seconds", [0.2, 90])
+def test_an_image_may_be_worked_on_for_as_long_as_it_is_waited_for(wall_seconds):
+    with Sandbox(wall_seconds=wall_seconds, decoder_module=HOSTILE) as sandbox:
+        cpu_seconds = float(failure_of(sandbox, "tell_cpu_seconds").message)
+    assert wall_seconds <= cpu_seconds <= wall_seconds + 2
+
+
 def test_a_decoder_that_hangs_up_but_lives_on_is_replaced(hostile):
     before = pid_of(hostile)
     failure_of(hostile, "hang_up")
