@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
@@ -121,13 +121,20 @@ class Consumer:
         task = fetching.task
         answer: Future[Result]
         try:
-            rendered = task.run(self._worker.render, fetching.original.result())
+            rendered = task.run(self._worker.render, self._await(fetching.original))
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
             answer = Future()
             answer.set_result(task.run(describe_failure, task.job, error))
         else:
             answer = pool.submit(task.run, self._worker.store, task.job, rendered)
         self._storing.append(_Storing(task, answer))
+
+    def _await(self, stage: Future[T]) -> T:
+        """Return or raise what a stage does; meanwhile keep the connections alive."""
+        while not wait([stage], POLL_SECONDS).done:
+            self._heartbeat.beat()
+            self._broker.rest(0)
+        return stage.result()
 
     def _answer(self, storing: _Storing) -> None:
         """Publish an answer and acknowledge its job.
@@ -137,7 +144,7 @@ class Consumer:
         """
         task = storing.task
         try:
-            result = storing.answer.result()
+            result = self._await(storing.answer)
         except Exception as error:  # noqa: BLE001 - as above
             result = task.run(describe_failure, task.job, error)
         task.run(report, task.job, result, task.started_at)

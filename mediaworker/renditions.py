@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 RenditionName = Literal["main", "w1280", "w640", "w320"]
+MAX_INPUT_BYTES: Final = 64 * 1024 * 1024
 MAIN_LONGEST_SIDE: Final = 2048
 # Largest first: each is made from the one before.
 VARIANT_WIDTHS: Final[dict[RenditionName, int]] = {"w1280": 1280, "w640": 640, "w320": 320}
@@ -32,7 +33,7 @@ Placeholder = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]{7,35}={0,2}$")]
 class Limits:
     """What an original may be at most, read from its header before any pixel is decoded."""
 
-    max_input_bytes: int = 64 * 1024 * 1024
+    max_input_bytes: int = MAX_INPUT_BYTES
     # A 48-megapixel phone photo passes; decoded it is 150 MB.
     max_pixels: int = 50_000_000
     max_side: int = 16_384

@@ -19,7 +19,7 @@ from mediaservice.messages import (
     Variant,
 )
 from mediaservice.storage import ObjectChanged, ObjectNotFound, Storage, StoreUnavailable
-from mediaworker.renditions import ImageError, Rendered, Rendition
+from mediaworker.renditions import MAX_INPUT_BYTES, ImageError, Rendered, Rendition
 from mediaworker.sandbox import DecoderUnavailable
 
 Render = Callable[[bytes], Rendered]
@@ -56,7 +56,9 @@ class Worker:
         return result
 
     def fetch(self, job: ProcessRequest) -> bytes:
-        """Return the pinned original."""
+        """Return the pinned original; raises ImageError for one that is not worth fetching."""
+        if job.size_bytes > MAX_INPUT_BYTES:
+            raise ImageError("image_too_large", f"more than {MAX_INPUT_BYTES} bytes")
         original = self._storage.read_original(job.raw_key, etag=job.raw_etag)
         _count_bytes(job, "in", len(original))
         return original

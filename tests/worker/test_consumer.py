@@ -23,8 +23,9 @@ from mediaservice.messages import (
     ProcessingError,
     decode,
 )
-from mediaservice.storage import Storage
+from mediaservice.storage import Storage, StoreUnavailable
 from mediaworker.consumer import PREFETCH, Consumer
+from mediaworker.renditions import MAX_INPUT_BYTES
 from mediaworker.sandbox import Sandbox
 from mediaworker.worker import Worker
 from tests.builders import jpeg, process_request, worker_settings
@@ -67,15 +68,17 @@ def run_worker(rabbitmq, storage):
     """Run a consumer beside the test, until the test is over."""
     stopping = threading.Event()
 
-    def run(storage, render):
-        broker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait)
+    def run(storage, render, broker_class):
+        broker = broker_class(
+            rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait
+        )
         with Sandbox() as sandbox:
             Consumer(Worker(storage, render or sandbox.render), broker, stopping).run()
 
     threads = []
 
-    def start(storage=storage, render=None):
-        threads.append(threading.Thread(target=run, args=(storage, render)))
+    def start(storage=storage, render=None, broker_class=RabbitMQ):
+        threads.append(threading.Thread(target=run, args=(storage, render, broker_class)))
         threads[-1].start()
 
     yield start
@@ -134,6 +137,44 @@ def test_every_job_of_a_mixed_queue_gets_its_own_answer(service, seaweedfs, run_
         missing.media_id: "original_missing",
     }
     assert service.consume(limit=1, wait_seconds=0.2) == []
+
+
+def test_connections_are_kept_alive_while_the_store_is_slow(
+    service, seaweedfs, storage, run_worker
+):
+    rested = threading.Event()
+
+    class Broker(RabbitMQ):
+        def rest(self, seconds):
+            super().rest(seconds)
+            rested.set()
+
+    class SlowStorage:
+        """Answers only when the connections have been looked after in the meantime."""
+
+        def read_original(self, key, *, etag):
+            return self._slowly(storage.read_original, key, etag=etag)
+
+        def write_public(self, key, body, *, content_type):
+            return self._slowly(storage.write_public, key, body, content_type=content_type)
+
+        def _slowly(self, call, *arguments, **keywords):
+            rested.clear()
+            if not rested.wait(timeout=20):
+                raise StoreUnavailable("nobody looked after the connections")
+            return call(*arguments, **keywords)
+
+    media = make_job(seaweedfs, jpeg(40, 30))
+    service.publish([Publication(media)])
+    run_worker(storage=SlowStorage(), broker_class=Broker)
+    answer = take_answers(service, 1)[media.media_id]
+    assert isinstance(answer, ProcessedResult), answer
+
+
+def test_an_original_too_large_to_decode_is_not_even_fetched(storage):
+    unfetchable = process_request(media_id=uuid4(), size_bytes=MAX_INPUT_BYTES + 1)
+    answer = Worker(storage, render=None).process(unfetchable)
+    assert (answer.error.code, answer.error.retryable) == ("image_too_large", False)
 
 
 def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
