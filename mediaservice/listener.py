@@ -80,6 +80,8 @@ class Listener:
             deliveries = self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds)
             if deliveries:
                 self._take_results(deliveries)
+            if self._stopping.is_set():
+                return
             if time.monotonic() >= self._dispatch_at:
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)

@@ -1,5 +1,6 @@
 """The loop on real servers: answers in, due work out, and nothing in anybody's way."""
 
+import socket
 import threading
 import time
 from uuid import uuid4
@@ -253,6 +254,20 @@ def test_a_stop_is_heard_while_there_is_no_broker(world, make_listener):
     listener.stop()
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+def test_a_stop_is_heard_while_the_broker_says_nothing(world, make_listener):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{mute.getsockname()[1]}/")
+        thread = threading.Thread(target=listener.run)
+        thread.start()
+        connection, _ = mute.accept()
+        with connection:
+            listener.stop()
+            thread.join(timeout=10)
+            is_stopped = not thread.is_alive()
+    thread.join()
+    assert is_stopped
 
 
 def test_an_idle_loop_waits_instead_of_spinning(world, listener):

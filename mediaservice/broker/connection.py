@@ -11,7 +11,8 @@ from typing import Any, Final
 import pika
 import structlog
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika.exceptions import AMQPConnectionError, AMQPError
 
 from mediaservice import metrics
 from mediaservice.broker import BrokerUnavailable
@@ -19,6 +20,7 @@ from mediaservice.broker.topology import declare_topology
 
 HEARTBEAT_SECONDS: Final = 30
 BLOCKED_TIMEOUT_SECONDS: Final = 5
+CONNECT_SECONDS: Final = 5  # longer than this, and a stop would not be heard in time
 RECONNECT_SECONDS: Final = (0.2, 10.0)  # first and longest wait between attempts
 CLOSE_SECONDS: Final = 2.0
 
@@ -30,9 +32,12 @@ def connect(url: str, name: str) -> Any:
     parameters = pika.URLParameters(url)
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
-    parameters.socket_timeout = parameters.stack_timeout = 10
+    parameters.socket_timeout = parameters.stack_timeout = CONNECT_SECONDS
     parameters.client_properties = {"connection_name": name}
-    return pika.BlockingConnection(parameters)
+    try:
+        return pika.BlockingConnection(parameters)
+    except AMQPConnectorException as error:  # of pika's, the one that is no AMQPError
+        raise AMQPConnectionError(repr(error)) from None
 
 
 @dataclass
