@@ -13,7 +13,7 @@ from flask import Response, g, request
 
 from mediaservice import errors, openapi, schemas
 from mediaservice.errors import Failure, MediaError, describe_error_code, is_worth_retrying
-from mediaservice.lifecycle import MediaRow, UploadRequest, UploadTicket
+from mediaservice.lifecycle import MediaRow, RequestedUpload, UploadRequest
 from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
@@ -51,11 +51,11 @@ def _caller_required(view: View) -> View:
 @blueprint.arguments(schemas.IdempotencyHeader(), location="headers")
 @blueprint.response(
     201,
-    schemas.UploadTicket,
-    example=openapi.TICKET_EXAMPLE,
+    schemas.PresignedUpload,
+    example=openapi.PRESIGNED_UPLOAD_EXAMPLE,
     headers=openapi.headers("Cache-Control"),
 )
-@blueprint.doc(responses={201: {"links": openapi.TICKET_LINKS}})
+@blueprint.doc(responses={201: {"links": openapi.PRESIGNED_UPLOAD_LINKS}})
 @_fails(
     *openapi.WITH_BODY,
     errors.OWNER_MISMATCH,
@@ -71,7 +71,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
     `complete`. The URL stores one object of exactly the declared size, type and checksum, once.
     """
     _check_owner(body)
-    ticket = components().lifecycle.uploads.request(
+    upload = components().lifecycle.uploads.request(
         UploadRequest(
             owner_id=g.caller,
             owner_type=body["owner_type"],
@@ -81,14 +81,14 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
             idempotency_key=given.get("idempotency_key"),
         )
     )
-    g.media_id = ticket.media_id
+    g.media_id = upload.media_id
     body = {
-        "upload_id": ticket.media_id,
-        "upload_url": ticket.upload.url,
-        "method": ticket.upload.method,
-        "headers": ticket.upload.headers,
-        "expires_at": ticket.expires_at,
-        "curl": _curl(ticket, body["content_type"]),
+        "upload_id": upload.media_id,
+        "upload_url": upload.presigned.url,
+        "method": upload.presigned.method,
+        "headers": upload.presigned.headers,
+        "expires_at": upload.expires_at,
+        "curl": _curl(upload, body["content_type"]),
     }
     return answer(body, 201, {"Cache-Control": "no-store"})
 
@@ -253,15 +253,15 @@ def _check_owner(given: dict[str, Any]) -> None:
         raise MediaError(errors.OWNER_MISMATCH)
 
 
-def _curl(ticket: UploadTicket, content_type: str) -> str:
+def _curl(upload: RequestedUpload, content_type: str) -> str:
     """Return the upload as a line for a shell, for people who try the API by hand."""
     options = " ".join(
-        f"-H {shlex.quote(f'{name}: {value}')}" for name, value in ticket.upload.headers.items()
+        f"-H {shlex.quote(f'{name}: {value}')}" for name, value in upload.presigned.headers.items()
     )
     file_name = f"image.{content_type.removeprefix('image/')}"
     return (
         f"curl --fail-with-body --upload-file {shlex.quote(file_name)} {options} "
-        f"{shlex.quote(ticket.upload.url)}"
+        f"{shlex.quote(upload.presigned.url)}"
     )
 
 

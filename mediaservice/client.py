@@ -74,23 +74,25 @@ class ServiceClient:
         `on_bytes` hears how many bytes have been handed over since it was last called. Raises
         UploadFailed, with the media's id in its words once there is one.
         """
-        ticket = self._call("POST", "request-upload", _declaration(path), key=str(uuid4()))
-        media_id = ticket["upload_id"]
+        presigned = self._call("POST", "request-upload", _declaration(path), key=str(uuid4()))
+        media_id = presigned["upload_id"]
         try:
-            self._put(ticket, path, on_bytes)
+            self._put(presigned, path, on_bytes)
             status = self._call("POST", "complete", {"upload_id": media_id})
             self._wait(media_id, status)
             return self._call("GET", media_id)
         except UploadFailed as error:
             raise UploadFailed(f"{error} (media {media_id})", error.code) from None
 
-    def _put(self, ticket: dict[str, Any], path: Path, on_bytes: Callable[[int], object]) -> None:
+    def _put(
+        self, presigned: dict[str, Any], path: Path, on_bytes: Callable[[int], object]
+    ) -> None:
         with path.open("rb") as file:
             answer = self._request(
-                ticket["method"],
-                ticket["upload_url"],
+                presigned["method"],
+                presigned["upload_url"],
                 body=_Watched(file, on_bytes),
-                headers={**ticket["headers"], "Content-Length": str(path.stat().st_size)},
+                headers={**presigned["headers"], "Content-Length": str(path.stat().st_size)},
             )
         # 412: the object is there already, from a first try whose answer was lost.
         if answer.status not in (200, 412):

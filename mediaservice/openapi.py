@@ -77,7 +77,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 
 _UPLOAD_ID = "$response.body#/upload_id"
 _MEDIA = "#/paths/~1api~1media~1{media_id}"
-TICKET_LINKS = {
+PRESIGNED_UPLOAD_LINKS = {
     "complete": {
         "operationRef": "#/paths/~1api~1media~1complete/post",
         "description": "When the bytes are PUT.",
@@ -198,7 +198,7 @@ REQUEST_UPLOAD_EXAMPLE = {
     "size_bytes": 348_052,
     "checksum_sha256": _CHECKSUM,
 }
-TICKET_EXAMPLE = {
+PRESIGNED_UPLOAD_EXAMPLE = {
     "upload_id": _MEDIA_ID,
     "upload_url": _UPLOAD_URL,
     "method": "PUT",

@@ -109,7 +109,7 @@ class IdempotencyHeader(Schema):
     )
 
 
-class UploadTicket(Schema):
+class PresignedUpload(Schema):
     """A PUT to be made as it stands."""
 
     upload_id = fields.UUID(required=True, metadata={"description": "Id of the media."})

@@ -152,12 +152,16 @@ class Service:
         declared = {"content_type": content_type, "size_bytes": len(body)}
         answer = self.call("POST", "/request-upload", json=declared)
         assert answer.status_code == 201, answer.text
-        ticket = answer.json()
+        presigned = answer.json()
         stored = requests.request(
-            ticket["method"], ticket["upload_url"], data=body, headers=ticket["headers"], timeout=30
+            presigned["method"],
+            presigned["upload_url"],
+            data=body,
+            headers=presigned["headers"],
+            timeout=30,
         )
         assert stored.status_code == 200, stored.text
-        return UUID(ticket["upload_id"])
+        return UUID(presigned["upload_id"])
 
     def complete(self, media_id: UUID) -> requests.Response:
         """Say that the bytes are uploaded."""

@@ -171,28 +171,28 @@ def check_error(response, status, error):
 def test_an_upload_request_returns_a_put_to_make_as_it_stands(service):
     body = jpeg()
     response = service.request(body)
-    ticket = response.json
+    presigned = response.json
     assert response.status_code == 201
     assert response.headers["Cache-Control"] == "no-store"
-    assert set(ticket) == {"upload_id", "upload_url", "method", "headers", "expires_at", "curl"}
-    assert ticket["method"] == "PUT"
-    assert ticket["headers"] == {"Content-Type": "image/jpeg", "If-None-Match": "*"}
-    url = urlsplit(ticket["upload_url"])
-    assert url.path == f"/raw/uploads/{ticket['upload_id']}"
+    assert set(presigned) == {"upload_id", "upload_url", "method", "headers", "expires_at", "curl"}
+    assert presigned["method"] == "PUT"
+    assert presigned["headers"] == {"Content-Type": "image/jpeg", "If-None-Match": "*"}
+    url = urlsplit(presigned["upload_url"])
+    assert url.path == f"/raw/uploads/{presigned['upload_id']}"
     signed = parse_qs(url.query)["X-Amz-SignedHeaders"][0].split(";")
     assert set(signed) == {"content-length", "content-type", "host", "if-none-match"}
-    left = datetime.fromisoformat(ticket["expires_at"]) - datetime.now(UTC)
+    left = datetime.fromisoformat(presigned["expires_at"]) - datetime.now(UTC)
     assert timedelta(seconds=800) < left <= timedelta(seconds=900)
 
 
 def test_the_curl_line_is_the_same_put_for_a_shell(service):
-    ticket = service.request().json
-    line = shlex.split(ticket["curl"])
+    presigned = service.request().json
+    line = shlex.split(presigned["curl"])
     assert line[0] == "curl"
     assert line[line.index("--upload-file") + 1] == "image.jpeg"
     headers = [line[at + 1] for at, word in enumerate(line) if word == "-H"]
-    assert headers == [f"{name}: {value}" for name, value in ticket["headers"].items()]
-    assert line[-1] == ticket["upload_url"]
+    assert headers == [f"{name}: {value}" for name, value in presigned["headers"].items()]
+    assert line[-1] == presigned["upload_url"]
 
 
 def test_the_row_is_there_before_the_url_is_used(service):
@@ -205,9 +205,9 @@ def test_the_row_is_there_before_the_url_is_used(service):
 def test_a_checksum_is_signed_in_base64_however_it_was_given(service, spell):
     body = jpeg()
     digest = hashlib.sha256(body).digest()
-    ticket = service.request(body, checksum_sha256=spell(digest)).json
-    assert ticket["headers"]["x-amz-checksum-sha256"] == base64.b64encode(digest).decode()
-    assert "x-amz-checksum-sha256" in ticket["upload_url"]
+    presigned = service.request(body, checksum_sha256=spell(digest)).json
+    assert presigned["headers"]["x-amz-checksum-sha256"] == base64.b64encode(digest).decode()
+    assert "x-amz-checksum-sha256" in presigned["upload_url"]
 
 
 @pytest.mark.parametrize("path", ["/request-upload", "/complete"])

@@ -661,12 +661,12 @@ def test_a_put_whose_answer_was_lost_is_repeated_without_harm(service, tmp_path)
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     client = ServiceClient(service.url, Credentials(user_id=str(uuid4())))
     declaration = _declaration(tmp_path / "photo.jpg")
-    ticket = client._call("POST", "request-upload", declaration)
+    presigned = client._call("POST", "request-upload", declaration)
     counted = []
     for _ in range(2):
-        client._put(ticket, tmp_path / "photo.jpg", counted.append)
+        client._put(presigned, tmp_path / "photo.jpg", counted.append)
     assert sum(counted) == 2 * declaration["size_bytes"]
-    status = client._call("POST", "complete", {"upload_id": ticket["upload_id"]})
+    status = client._call("POST", "complete", {"upload_id": presigned["upload_id"]})
     assert status["status"] == "processing"
 
 

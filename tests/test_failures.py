@@ -92,8 +92,10 @@ def request_upload(web, body):
     return web("POST", "/request-upload", json=declared).json
 
 
-def put(ticket, body):
-    return requests.put(ticket["upload_url"], data=body, headers=ticket["headers"], timeout=10)
+def put(presigned, body):
+    return requests.put(
+        presigned["upload_url"], data=body, headers=presigned["headers"], timeout=10
+    )
 
 
 # the broker
@@ -314,14 +316,14 @@ def test_delete_during_processing(world, listener, amqp):
 
 def test_delete_while_the_url_is_alive_and_then_put_again(world, make_web, listener):
     web, body = make_web(world), jpeg()
-    ticket = request_upload(web, body)
+    presigned = request_upload(web, body)
     media_id = world.lifecycle.rows.page(
         owner_id=world.owner, owner_type=None, status=None, before=None, limit=1
     )[0].id
-    assert put(ticket, body).status_code == 200
+    assert put(presigned, body).status_code == 200
     assert web("DELETE", f"/{media_id}").status_code == 204
     run_until(listener, lambda: world.is_empty(media_id), "the purge")
-    assert put(ticket, body).status_code == 200, "the URL lives on, the store knows no better"
+    assert put(presigned, body).status_code == 200, "the URL lives on, the store knows no better"
     world.age(media_id, 1300)
     run_until(listener, lambda: world.row(media_id) is None, "the row to go")
     assert world.is_empty(media_id)
@@ -330,14 +332,14 @@ def test_delete_while_the_url_is_alive_and_then_put_again(world, make_web, liste
 def test_slow_put_landing_after_expiry(world, make_web, listener):
     """The store looks at the signature when a request begins, not when its last byte comes."""
     web, body = make_web(world), jpeg(400, 400)
-    ticket = request_upload(web, body)
+    presigned = request_upload(web, body)
     (row,) = world.lifecycle.rows.page(
         owner_id=world.owner, owner_type=None, status=None, before=None, limit=1
     )
-    url = urlsplit(ticket["upload_url"])
+    url = urlsplit(presigned["upload_url"])
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
     connection.putrequest("PUT", f"{url.path}?{url.query}")
-    for name, value in {**ticket["headers"], "Content-Length": str(len(body))}.items():
+    for name, value in {**presigned["headers"], "Content-Length": str(len(body))}.items():
         connection.putheader(name, value)
     connection.endheaders(body[:100])
     world.age(row.id, 1300)
@@ -480,13 +482,13 @@ def test_clock_of_the_process_a_minute_off(world, make_web, listener, amqp, monk
     now = botocore.auth.get_current_datetime
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: now() + offset)
     web, body = make_web(world), jpeg()
-    ticket = request_upload(web, body)
-    assert put(ticket, body).status_code == 200
-    media_id = ticket["upload_id"]
+    presigned = request_upload(web, body)
+    assert put(presigned, body).status_code == 200
+    media_id = presigned["upload_id"]
     (row,) = world.lifecycle.rows.page(
         owner_id=world.owner, owner_type=None, status=None, before=None, limit=1
     )
-    query = parse_qs(urlsplit(ticket["upload_url"]).query)
+    query = parse_qs(urlsplit(presigned["upload_url"]).query)
     signed_at = now().strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ")
     url_dies_at = signed_at + timedelta(seconds=int(query["X-Amz-Expires"][0]))
     assert url_dies_at < row.due_at.replace(tzinfo=None)

@@ -41,11 +41,11 @@ def code_of(call, *arguments, **keywords):
 
 
 def test_a_requested_upload_is_a_row_that_is_due_when_its_url_is_dead(world):
-    ticket = world.request(size_bytes=77, owner_type="event")
-    row = world.row(ticket.media_id)
+    presigned = world.request(size_bytes=77, owner_type="event")
+    row = world.row(presigned.media_id)
     assert (row.status, row.owner_type, row.size_bytes) == ("pending", "event", 77)
-    assert row.raw_key == f"uploads/{ticket.media_id}"
-    assert row.upload_expires_at == ticket.expires_at == row.created_at + URL_LIFE
+    assert row.raw_key == f"uploads/{presigned.media_id}"
+    assert row.upload_expires_at == presigned.expires_at == row.created_at + URL_LIFE
     assert row.due_at == row.created_at + URL_DEAD
     assert row.attempt == 0
 

@@ -179,16 +179,16 @@ def upload(deployment, request_id):
     """Upload a picture under one request id; return its media's id once it is ready."""
     body = jpeg(640, 480)
     headers = {"X-Request-ID": request_id}
-    ticket = deployment.call(
+    presigned = deployment.call(
         "POST",
         "/request-upload",
         headers=headers,
         json={"content_type": "image/jpeg", "size_bytes": len(body)},
     ).json()
     requests.put(
-        ticket["upload_url"], data=body, headers=ticket["headers"], timeout=20
+        presigned["upload_url"], data=body, headers=presigned["headers"], timeout=20
     ).raise_for_status()
-    media_id = ticket["upload_id"]
+    media_id = presigned["upload_id"]
     answer = deployment.call("POST", "/complete", headers=headers, json={"upload_id": media_id})
     assert answer.headers["X-Request-ID"] == request_id
     wait_until(

@@ -97,7 +97,7 @@ def test_parallel_requests_with_one_key_are_one_upload(worlds):
         ]
         outcomes = at_once(*calls)
         assert failures_of(outcomes) == []
-        assert len({ticket.media_id for ticket in outcomes}) == 1
+        assert len({presigned.media_id for presigned in outcomes}) == 1
 
 
 def test_parallel_claims_are_disjoint_and_within_their_limit(worlds):

@@ -93,7 +93,7 @@ def test_the_shells_own_settings_do_not_lead_it_astray(run):
 def test_pages_of_other_web_apps_may_upload_when_they_are_named(run):
     own, other = "http://127.0.0.1:3000", "http://127.0.0.1:3001"
     started = run(WEB_ORIGINS=own).wait_for(READY)
-    ticket = requests.post(
+    presigned = requests.post(
         f"{started.url}/api/media/request-upload",
         json={"content_type": "image/jpeg", "size_bytes": 1000},
         headers={"X-User-ID": str(uuid4())},
@@ -102,7 +102,7 @@ def test_pages_of_other_web_apps_may_upload_when_they_are_named(run):
     allowed = {}
     for origin in (own, other, started.url):
         asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
-        answer = requests.options(ticket["upload_url"], headers=asked, timeout=10)
+        answer = requests.options(presigned["upload_url"], headers=asked, timeout=10)
         allowed[origin] = answer.headers.get("Access-Control-Allow-Origin")
     assert allowed == {own: own, other: None, started.url: started.url}
 

@@ -13,7 +13,7 @@ import uuid_utils.compat
 
 from config.settings import Settings
 from devstack.seaweedfs import SeaweedFS
-from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, UploadRequest, UploadTicket
+from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, RequestedUpload, UploadRequest
 from mediaservice.messages import (
     FailedResult,
     ProcessedResult,
@@ -77,7 +77,7 @@ class World:
 
     # What clients, workers and the loop do.
 
-    def request(self, body: bytes | None = None, **fields: Any) -> UploadTicket:
+    def request(self, body: bytes | None = None, **fields: Any) -> RequestedUpload:
         """Request an upload of the owner's."""
         values = {
             "owner_id": self.owner,

@@ -47,7 +47,7 @@ class RequestUpload(BaseModel):
     size_bytes: Annotated[int, Field(gt=0)]
 
 
-class Ticket(BaseModel):
+class PresignedUpload(BaseModel):
     """What the client needs."""
 
     upload_id: UUID
@@ -69,7 +69,9 @@ app = FastAPI(lifespan=_lifespan)
 
 
 @app.post("/api/media/request-upload", status_code=201)
-async def request_upload(body: RequestUpload, authorization: Annotated[str, Header()]) -> Ticket:
+async def request_upload(
+    body: RequestUpload, authorization: Annotated[str, Header()]
+) -> PresignedUpload:
     """Insert the row and presign the PUT."""
     try:
         claims = jwt.decode(
@@ -94,7 +96,7 @@ async def request_upload(body: RequestUpload, authorization: Annotated[str, Head
             "IfNoneMatch": "*",
         },
     )
-    return Ticket(
+    return PresignedUpload(
         upload_id=media_id,
         upload_url=url,
         method="PUT",

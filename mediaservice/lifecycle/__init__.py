@@ -14,10 +14,10 @@ from mediaservice.lifecycle.deletion import Deletion
 from mediaservice.lifecycle.processing import Claim, Processing, ResultOutcome
 from mediaservice.lifecycle.rows import MediaRow, Rows
 from mediaservice.lifecycle.statistics import Statistics
-from mediaservice.lifecycle.uploads import UploadRequest, Uploads, UploadTicket
+from mediaservice.lifecycle.uploads import RequestedUpload, UploadRequest, Uploads
 from mediaservice.storage import Storage
 
-__all__ = ["Claim", "Lifecycle", "MediaRow", "ResultOutcome", "UploadRequest", "UploadTicket"]
+__all__ = ["Claim", "Lifecycle", "MediaRow", "RequestedUpload", "ResultOutcome", "UploadRequest"]
 
 
 class Lifecycle:

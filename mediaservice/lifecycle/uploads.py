@@ -72,11 +72,11 @@ class UploadRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadTicket:
+class RequestedUpload:
     """What a client needs to upload one media until `expires_at`."""
 
     media_id: UUID
-    upload: PresignedUpload
+    presigned: PresignedUpload
     expires_at: datetime
 
 
@@ -89,7 +89,7 @@ class Uploads:
         self._settings = settings
         self._insertion = rows.prepare(self._insert_statement())
 
-    def request(self, request: UploadRequest) -> UploadTicket:
+    def request(self, request: UploadRequest) -> RequestedUpload:
         """Store a pending media and return its upload URL; the row is committed first.
 
         With an idempotency key, a repeat of the same request returns the same media with a fresh
@@ -107,14 +107,14 @@ class Uploads:
                 details={"allowed_content_types": list(settings.allowed_content_types)},
             )
         row = self._insert(request) or self._renew(request)
-        upload = self._storage.presign_upload(
+        presigned = self._storage.presign_upload(
             row.raw_key,
             content_type=request.content_type,
             size_bytes=request.size_bytes,
             checksum_sha256=request.checksum_sha256,
             ttl_seconds=settings.upload_url_ttl_seconds,
         )
-        return UploadTicket(row.id, upload, row.upload_expires_at)
+        return RequestedUpload(row.id, presigned, row.upload_expires_at)
 
     def complete(
         self,

@@ -85,10 +85,10 @@ export async function upload(file, options = {}) {
     signal?.throwIfAborted();
   }
   onStatus("requesting", { uploadId: null });
-  const ticket = await requestUpload(file, prepared);
-  const uploadId = ticket.upload_id;
+  const presigned = await requestUpload(file, prepared);
+  const uploadId = presigned.upload_id;
   onStatus("uploading", { uploadId });
-  const putFailure = await putWithRenewal(ticket, file, prepared);
+  const putFailure = await putWithRenewal(presigned, file, prepared);
   onStatus("completing", { uploadId });
   let state;
   try {
@@ -115,14 +115,14 @@ export async function follow(mediaId, options = {}) {
 }
 
 /** PUT, with a fresh URL if this one has expired; return the failure that `complete` may overrule. */
-async function putWithRenewal(ticket, file, options) {
+async function putWithRenewal(presigned, file, options) {
   try {
-    await putObject(ticket, file, options);
+    await putObject(presigned, file, options);
   } catch (error) {
     if (error.code === "store_unreachable") {
       return error;
     }
-    if (error.code !== "upload_refused" || Date.parse(ticket.expires_at) > Date.now()) {
+    if (error.code !== "upload_refused" || Date.parse(presigned.expires_at) > Date.now()) {
       throw error;
     }
     await putObject(await requestUpload(file, options), file, options);
@@ -131,7 +131,7 @@ async function putWithRenewal(ticket, file, options) {
 }
 
 /**
- * Ask for an upload URL and return the ticket for `putObject`.
+ * Ask for an upload URL and return what to give to `putObject`.
  *
  * Options: `contentType`, `checksumSha256` (base64 or hex), `ownerType`, `idempotencyKey`.
  */
@@ -151,15 +151,15 @@ export async function requestUpload(file, options = {}) {
 }
 
 /**
- * PUT the bytes to the store, as the ticket says, reporting progress and repeating what failed.
+ * PUT the bytes to the store, as it was presigned, reporting progress and repeating what failed.
  *
  * Option: `onProgress({ loaded, total, fraction })`. Rejects with `store_unreachable` (no answer, or
  * a fault of the store's) or `upload_refused` (the URL has expired, or the bytes are not the ones
  * declared).
  */
-export async function putObject(ticket, file, options = {}) {
+export async function putObject(presigned, file, options = {}) {
   await repeat(options, async () => {
-    const status = await putOnce(ticket, file, options);
+    const status = await putOnce(presigned, file, options);
     // 412: a URL stores once, and it has: an earlier attempt arrived and only its answer was lost.
     if ((status >= 200 && status < 300) || status === 412) {
       return;
@@ -362,7 +362,7 @@ function retryAfter(response) {
 }
 
 /** PUT once and return the HTTP status, 0 for no answer. fetch() does not tell upload progress. */
-function putOnce(ticket, file, { signal, onProgress }) {
+function putOnce(presigned, file, { signal, onProgress }) {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) {
       reject(signal.reason);
@@ -370,8 +370,8 @@ function putOnce(ticket, file, { signal, onProgress }) {
     }
     const request = new XMLHttpRequest();
     const abort = () => request.abort();
-    request.open(ticket.method, ticket.upload_url);
-    for (const [name, value] of Object.entries(ticket.headers)) {
+    request.open(presigned.method, presigned.upload_url);
+    for (const [name, value] of Object.entries(presigned.headers)) {
       request.setRequestHeader(name, value);
     }
     if (onProgress) {

@@ -156,43 +156,43 @@ def test_an_object_that_the_store_does_not_show_yet_is_waited_for(run, page):
 
 
 def test_a_repeated_request_makes_no_second_upload(run, page):
-    tickets = []
+    uploads = []
 
     def lose_the_first_answer(route: Route) -> None:
         response = route.fetch()
-        tickets.append(response.json()["upload_id"])
-        if len(tickets) == 1:
+        uploads.append(response.json()["upload_id"])
+        if len(uploads) == 1:
             route.abort("connectionreset")
         else:
             route.fulfill(response=response)
 
     page.route("**/request-upload", lose_the_first_answer)
     outcome = run(UPLOAD)
-    assert len(tickets) == 2
-    assert {outcome["result"]["id"]} == set(tickets)
+    assert len(uploads) == 2
+    assert {outcome["result"]["id"]} == set(uploads)
 
 
 def test_an_expired_url_is_renewed_for_the_same_upload(run, page):
-    tickets = []
+    uploads = []
 
     def let_the_first_expire(route: Route) -> None:
         response = route.fetch()
-        ticket = response.json()
-        tickets.append(ticket["upload_id"])
-        if len(tickets) == 1:
-            ticket["expires_at"] = "2020-01-01T00:00:00+00:00"
-        route.fulfill(response=response, json=ticket)
+        presigned = response.json()
+        uploads.append(presigned["upload_id"])
+        if len(uploads) == 1:
+            presigned["expires_at"] = "2020-01-01T00:00:00+00:00"
+        route.fulfill(response=response, json=presigned)
 
     page.route("**/request-upload", let_the_first_expire)
     answer_first(page, PUTS, status=403, headers=STORE_ANSWERS)
     outcome = run(UPLOAD)
-    assert outcome["result"]["id"] == tickets[0] == tickets[1]
+    assert outcome["result"]["id"] == uploads[0] == uploads[1]
 
 
 def test_the_store_takes_no_other_bytes_than_were_declared(run):
     outcome = run(
-        """const ticket = await media.requestUpload(file, options);
-        return media.putObject(ticket, new File([file, "more"], "other.jpg"), options);"""
+        """const presigned = await media.requestUpload(file, options);
+        return media.putObject(presigned, new File([file, "more"], "other.jpg"), options);"""
     )
     assert outcome["error"]["code"] == "upload_refused"
     assert outcome["error"]["retryable"] is False
@@ -233,8 +233,8 @@ def test_an_abort_ends_the_upload_at_every_stage(run, stage):
 def test_an_abort_ends_a_put_that_is_under_way(run, page):
     page.route(PUTS, lambda _route: None)
     outcome = run(
-        """const ticket = await media.requestUpload(file, options);
-        const put = media.putObject(ticket, file, options);
+        """const presigned = await media.requestUpload(file, options);
+        const put = media.putObject(presigned, file, options);
         controller.abort();
         return put;"""
     )

@@ -45,12 +45,12 @@ def test_an_upload_can_be_finished_by_hand(docs, tmp_path):
     request = operation(docs, "/api/media/request-upload")
     declared = {"content_type": "image/jpeg", "size_bytes": len(picture)}
     request.locator("textarea.body-param__text").fill(json.dumps(declared))
-    ticket = execute(request)
-    assert ticket["status"] == 201
+    presigned = execute(request)
+    assert presigned["status"] == 201
     expect(request.locator(".live-responses-table")).to_contain_text("curl --fail-with-body")
 
     done = subprocess.run(
-        ticket["body"]["curl"],
+        presigned["body"]["curl"],
         shell=True,
         cwd=tmp_path,
         check=False,
@@ -60,7 +60,7 @@ def test_an_upload_can_be_finished_by_hand(docs, tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
 
     complete = operation(docs, "/api/media/complete")
-    upload_id = ticket["body"]["upload_id"]
+    upload_id = presigned["body"]["upload_id"]
     complete.locator("textarea.body-param__text").fill(json.dumps({"upload_id": upload_id}))
     completed = execute(complete)
     assert (completed["status"], completed["body"]["status"]) == (202, "processing")

@@ -64,9 +64,9 @@ class Client:
     def _delete_while_pending(self, upload: Upload) -> None:
         """Delete, and PUT all the same: the URL is still alive."""
         body = self._photo()
-        ticket = self._request(upload, body)
+        presigned = self._request(upload, body)
         self._delete(upload)
-        self._put(ticket, body)
+        self._put(presigned, body)
 
     def _delete_while_processing(self, upload: Upload) -> None:
         self._normal(upload)
@@ -92,9 +92,9 @@ class Client:
     def _put_slowly(self, upload: Upload) -> None:
         """Begin a PUT in time and let its last byte arrive after the URL has died."""
         body = self._photo()
-        ticket = self._request(upload, body)
-        parts = urlsplit(ticket["upload_url"])
-        head = "".join(f"{name}: {value}\r\n" for name, value in ticket["headers"].items())
+        presigned = self._request(upload, body)
+        parts = urlsplit(presigned["upload_url"])
+        head = "".join(f"{name}: {value}\r\n" for name, value in presigned["headers"].items())
         request = (
             f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n{head}\r\n"
@@ -122,8 +122,8 @@ class Client:
         """Say whether the bytes are stored; if they are not, the upload will expire."""
         key = self._random.randbytes(8).hex()
         for _ in range(5):
-            ticket = self._request(upload, body, key)
-            if self._put(ticket, body):
+            presigned = self._request(upload, body, key)
+            if self._put(presigned, body):
                 return True
         upload.notes.append("the PUT never succeeded")
         return False
@@ -137,17 +137,17 @@ class Client:
             json={"content_type": "image/jpeg", "size_bytes": len(body)},
             headers={"Idempotency-Key": key},
         )
-        ticket = answer.json()
-        upload.media_id = ticket["upload_id"]
-        return ticket
+        presigned = answer.json()
+        upload.media_id = presigned["upload_id"]
+        return presigned
 
-    def _put(self, ticket: Any, body: bytes) -> bool:
+    def _put(self, presigned: Any, body: bytes) -> bool:
         """Say whether the object is stored; a refusal may mean that the URL has died."""
         deadline = time.monotonic() + UPLOAD_URL_TTL_SECONDS
         while time.monotonic() < deadline:
             try:
                 answer = requests.put(
-                    ticket["upload_url"], data=body, headers=ticket["headers"], timeout=20
+                    presigned["upload_url"], data=body, headers=presigned["headers"], timeout=20
                 )
             except requests.RequestException:
                 self._pause.wait(0.3)

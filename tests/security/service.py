@@ -51,20 +51,22 @@ class Service:
         declared = {"content_type": "image/jpeg", "size_bytes": len(body), **fields}
         response = self.call("POST", "/request-upload", json=declared)
         assert response.status_code == 201, response.get_data(as_text=True)
-        ticket: dict[str, Any] = response.get_json()
-        return ticket
+        presigned: dict[str, Any] = response.get_json()
+        return presigned
 
-    def put(self, ticket: dict[str, Any], body: bytes) -> requests.Response:
-        return requests.put(ticket["upload_url"], data=body, headers=ticket["headers"], timeout=10)
+    def put(self, presigned: dict[str, Any], body: bytes) -> requests.Response:
+        return requests.put(
+            presigned["upload_url"], data=body, headers=presigned["headers"], timeout=10
+        )
 
     def upload(self, body: bytes | None = None) -> str:
         """Return the id of a media of Alice's that is processing."""
         body = body or jpeg()
-        ticket = self.request(body)
-        assert self.put(ticket, body).status_code == 200
-        response = self.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+        presigned = self.request(body)
+        assert self.put(presigned, body).status_code == 200
+        response = self.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
         assert response.status_code == 202
-        return str(ticket["upload_id"])
+        return str(presigned["upload_id"])
 
     def objects(self) -> dict[tuple[str, str], str]:
         """Return everything that is stored: the ETags by bucket and key."""

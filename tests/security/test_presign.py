@@ -33,9 +33,9 @@ class Put:
     chunked: bool = False
 
     @classmethod
-    def of(cls, ticket: dict[str, Any]) -> "Put":
-        url = urlsplit(ticket["upload_url"])
-        return cls(url.netloc, url.path, tuple(parse_qsl(url.query)), dict(ticket["headers"]))
+    def of(cls, presigned: dict[str, Any]) -> "Put":
+        url = urlsplit(presigned["upload_url"])
+        return cls(url.netloc, url.path, tuple(parse_qsl(url.query)), dict(presigned["headers"]))
 
     def asking(self, **parameters: str | None) -> "Put":
         """Change query parameters, named with `_` for `-`; None leaves one out."""
@@ -164,30 +164,30 @@ def test_an_added_header_makes_nothing_public_and_nothing_else_stored(
     service: Service, headers: dict[str, str]
 ):
     """AWS refuses `x-amz-` headers that are not signed; a store that takes them opens nothing."""
-    ticket = service.request(BODY)
-    put = Put.of(ticket)
+    presigned = service.request(BODY)
+    put = Put.of(presigned)
     status = put.saying(**headers).send()
     assert status == 200 or 400 <= status < 500
     anonymous = replace(put, method="GET", query=(), headers={}, body=b"")
     assert anonymous.send() == 403
     assert ("raw", f"uploads/{OTHER_ID}") not in service.objects()
     if status == 200:
-        done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+        done = service.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
         assert done.status_code == 202
 
 
 def test_a_copy_of_somebody_elses_original_is_refused(service: Service):
     """A PUT becomes a copy by one header: with it anybody's original could be made one's own."""
     victim = f"raw/uploads/{service.upload(OTHER_BODY)}"
-    ticket = service.request(BODY)
+    presigned = service.request(BODY)
     before = service.objects()
-    status = Put.of(ticket).saying(x_amz_copy_source=victim).send()
+    status = Put.of(presigned).saying(x_amz_copy_source=victim).send()
     stored = service.objects().keys() - before.keys()
     if 400 <= status < 500:
         assert not stored
         return
     # A store that copies has not stored what was declared: the upload is not accepted then.
-    done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+    done = service.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
     assert done.status_code == 422
 
 
@@ -236,15 +236,15 @@ def test_a_url_that_has_expired_stores_nothing(make_service: Callable[..., Servi
 
 def test_what_a_url_stores_after_the_delete_is_purged_again(service: Service):
     """A deleted media's URL may live on: its tombstone outlives it, and looks again."""
-    ticket = service.request(BODY)
-    put = Put.of(ticket)
+    presigned = service.request(BODY)
+    put = Put.of(presigned)
     key = ("raw", put.path.removeprefix("/raw/"))
     assert put.send() == 200
-    assert service.call("DELETE", f"/{ticket['upload_id']}").status_code == 204
+    assert service.call("DELETE", f"/{presigned['upload_id']}").status_code == 204
     purge(service)
     assert key not in service.objects()
     assert put.send() == 200
-    done = service.call("POST", "/complete", json={"upload_id": ticket["upload_id"]})
+    done = service.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
     assert done.status_code == 404
     make_all_due(service)
     purge(service)
@@ -263,8 +263,8 @@ def make_all_due(service: Service) -> None:
 
 def test_keys_come_from_ids_alone(service: Service):
     """Nothing a client says gets into a key."""
-    ticket = service.request(BODY, owner_type="event", checksum_sha256=digest(BODY))
-    assert Put.of(ticket).path == f"/raw/uploads/{ticket['upload_id']}"
+    presigned = service.request(BODY, owner_type="event", checksum_sha256=digest(BODY))
+    assert Put.of(presigned).path == f"/raw/uploads/{presigned['upload_id']}"
 
 
 # Who may read

@@ -217,16 +217,16 @@ def test_other_methods_are_not_allowed_and_say_which_are(service: Service, metho
 
 @pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
 def test_a_method_cannot_be_overridden(service: Service, name: str):
-    ticket = service.request(jpeg())
-    path = f"/{ticket['upload_id']}"
+    presigned = service.request(jpeg())
+    path = f"/{presigned['upload_id']}"
     assert service.call("GET", path, headers={name: "DELETE"}).status_code == 200
     assert service.call("GET", f"{path}?_method=DELETE").status_code == 200
     assert service.call("GET", path).status_code == 200
 
 
 def test_head_answers_as_get_without_a_body_and_options_tells_methods_only(service: Service):
-    ticket = service.request(jpeg())
-    path = f"/{ticket['upload_id']}"
+    presigned = service.request(jpeg())
+    path = f"/{presigned['upload_id']}"
     head = service.call("HEAD", path)
     assert (head.status_code, head.data) == (200, b"")
     assert head.headers["ETag"] == service.call("GET", path).headers["ETag"]

@@ -128,14 +128,14 @@ def test_a_whole_life_leaves_no_secret_in_any_log(deployment: Deployment, enviro
 
     def upload(body: bytes, stored: bytes, **fields: Any) -> str:
         declared = {"content_type": "image/jpeg", "size_bytes": len(body), **fields}
-        ticket = deployment.call(web, "POST", "/request-upload", json=declared).json()
-        signature = re.search("X-Amz-Signature=([0-9a-f]{64})", ticket["upload_url"])
+        presigned = deployment.call(web, "POST", "/request-upload", json=declared).json()
+        signature = re.search("X-Amz-Signature=([0-9a-f]{64})", presigned["upload_url"])
         assert signature
         deployment.secrets[f"signature {len(deployment.secrets)}"] = signature[1]
-        requests.put(ticket["upload_url"], data=stored, headers=ticket["headers"], timeout=30)
-        complete = {"upload_id": ticket["upload_id"]}
+        requests.put(presigned["upload_url"], data=stored, headers=presigned["headers"], timeout=30)
+        complete = {"upload_id": presigned["upload_id"]}
         deployment.call(web, "POST", "/complete", json=complete)
-        return str(ticket["upload_id"])
+        return str(presigned["upload_id"])
 
     def final(media_id: str) -> bool:
         status = deployment.call(web, "GET", f"/{media_id}/status").json()["status"]
@@ -186,8 +186,8 @@ def test_a_fault_is_reported_without_the_secret(
     }
     web = deployment.start_web("web", environ | bent)
     declared = {"content_type": "image/jpeg", "size_bytes": 100}
-    ticket = deployment.call(web, "POST", "/request-upload", json=declared)
-    body = {"upload_id": ticket.json().get("upload_id", str(uuid4()))}
+    presigned = deployment.call(web, "POST", "/request-upload", json=declared)
+    body = {"upload_id": presigned.json().get("upload_id", str(uuid4()))}
     failed = deployment.call(web, "POST", "/complete", json=body)
     assert failed.status_code == 503
     deployment.errors.append(requests.get(f"{web.url}/readyz", timeout=30).text)

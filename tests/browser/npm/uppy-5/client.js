@@ -7,8 +7,8 @@ export function createUppy({ requestUpload }) {
   uppy.use(AwsS3, {
     shouldUseMultipart: false,
     getUploadParameters: async (file) => {
-      const ticket = await requestUpload(file);
-      return { method: ticket.method, url: ticket.upload_url, headers: ticket.headers };
+      const presigned = await requestUpload(file);
+      return { method: presigned.method, url: presigned.upload_url, headers: presigned.headers };
     },
   });
   return uppy;

@@ -8,8 +8,8 @@ export function createUppy({ requestUpload }) {
     shouldUseMultipart: false,
     generateObjectKey: (file) => file.id,
     signRequest: async ({ key: fileId }) => {
-      const ticket = await requestUpload(uppy.getFile(fileId));
-      return { url: ticket.upload_url, headers: ticket.headers };
+      const presigned = await requestUpload(uppy.getFile(fileId));
+      return { url: presigned.upload_url, headers: presigned.headers };
     },
   });
   return uppy;
