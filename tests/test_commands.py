@@ -620,6 +620,22 @@ def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
     ]
 
 
+@pytest.mark.services
+def test_a_client_needs_none_of_the_services_settings(service, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(jpeg())
+    where = ("--url", service.url, "--user-id", str(uuid4()))
+    done = subprocess.run(
+        [sys.executable, "-m", "mediaservice", "upload", str(tmp_path / "photo.jpg"), *where],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], **measured()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{tmp_path / 'photo.jpg'}: ready ")
+
+
 def test_a_token_may_be_in_a_file(run, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     (tmp_path / "token").write_text("secret\n")

@@ -49,6 +49,7 @@ EXECUTED_BY = {
     "flask media init": f"{CLI}::test_init_makes_everything_and_is_safe_to_repeat",
     "gunicorn app:app": DEPLOYED,
     "python worker_listener.py": DEPLOYED,
+    "python -m mediaservice upload": f"{CLI}::test_a_client_needs_none_of_the_services_settings",
     "python -m mediaworker": DEPLOYED,
     "make run": RUN,
     "make chaos": CHAOS,
