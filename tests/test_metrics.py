@@ -246,9 +246,10 @@ def test_answers_are_counted_by_what_they_have_come_to(world, run):
 
 
 def test_outcomes_are_told_in_the_order_of_the_answers(world):
-    job, other = world.claimed(), world.claimed()
+    job, other, pending = world.claimed(), world.claimed(), world.request()
     outcomes = world.processing.apply(
         [
+            processed(pending.media_id),
             failed(uuid4()),
             processed(job),
             processed(job),
@@ -258,6 +259,7 @@ def test_outcomes_are_told_in_the_order_of_the_answers(world):
         ]
     )
     assert outcomes == [
+        ResultOutcome.DUPLICATE,
         ResultOutcome.DUPLICATE,
         ResultOutcome.APPLIED,
         ResultOutcome.DUPLICATE,

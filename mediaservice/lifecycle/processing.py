@@ -176,18 +176,11 @@ class Processing:
                 return {row.id: row for row in connection.execute(statement, parameters)}
 
             ready = run(self._ready, [_ready_record(r) for r in processed.values()])
-            stray = processed.keys() - ready.keys()
-            if stray:
-                stray -= {
-                    row.id
-                    for row in connection.execute(
-                        select(Media.id).where(
-                            Media.id.in_(stray), NOT_DELETED, Media.status == Status.READY
-                        )
-                    )
-                }
-            for media_id in stray:
-                connection.execute(self._rows.tombstone(media_id))
+            stray = {
+                media_id
+                for media_id in sorted(processed.keys() - ready.keys())
+                if connection.execute(self._rows.tombstone(media_id).returning(Media.id)).first()
+            }
             retried = run(self._retry, [self._failure_record(r) for r in failed])
             given_up = run(self._fail, [self._failure_record(r) for r in failed])
         for row in ready.values():
