@@ -1,0 +1,93 @@
+"""Statements sent past SQLAlchemy's execution: their values, faults, connections and lock."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, func, literal, select, text
+from sqlalchemy.exc import DataError, OperationalError
+
+from mediaservice.lifecycle.statements import Prepared
+from mediaservice.models import UtcDateTime, create_database_engine
+
+LOCK = -(2**63)
+
+
+@pytest.fixture
+def engine(postgresql_url):
+    engine = create_database_engine(postgresql_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def other(postgresql_url):
+    """Another client of the same database."""
+    with closing(psycopg.connect(postgresql_url.replace("+psycopg", ""))) as connection:
+        yield connection
+
+
+@pytest.fixture(params=["run", "run_alone"])
+def divide(request, engine):
+    """A statement that fails when 60 is divided by 0, and tells its connection's process."""
+    parts = literal(60) / bindparam("by", type_=Integer)
+    division = Prepared(engine, select(parts.label("part"), func.pg_backend_pid().label("pid")))
+    if request.param == "run":
+        return lambda by: division.run(by=by)[0]
+    return lambda by: division.run_alone(LOCK, by=by)[0]
+
+
+def test_values_arrive_as_they_were_given(engine):
+    given = {
+        "id": (Uuid, uuid4()),
+        "name": (Text, "naïve ' \\ %s $1 \n"),
+        "size_bytes": (BigInteger, 2**53),
+        "at": (UtcDateTime, datetime(2026, 11, 1, 12, 0, 0, 123456, tzinfo=UTC)),
+        "nothing": (Text, None),
+    }
+    columns = [bindparam(name, type_=type_).label(name) for name, (type_, _) in given.items()]
+    values = {name: value for name, (_, value) in given.items()}
+    assert [row._asdict() for row in Prepared(engine, select(*columns)).run(**values)] == [values]
+
+
+def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
+    before = divide(by=2)
+    with pytest.raises(DataError, match="division by zero"):
+        divide(by=0)
+    assert divide(by=2) == before
+
+
+def test_a_lock_that_fails_is_told_and_runs_nothing(engine):
+    alone = Prepared(engine, select(literal(1).label("one")))
+    with pytest.raises(DataError, match="out of range"):
+        alone.run_alone(2**63)
+    assert alone.run_alone(2**63 - 1)[0].one == 1
+
+
+def test_a_lost_connection_is_told_once_and_replaced(divide, other):
+    lost = divide(by=2).pid
+    other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
+    with pytest.raises(OperationalError):
+        divide(by=2)
+    assert divide(by=3).part == 20
+    assert divide(by=3).pid != lost
+
+
+def test_what_waited_for_the_lock_sees_what_its_holder_committed(engine, other):
+    other.execute("CREATE TABLE held (number int)")
+    other.commit()
+    counting = Prepared(engine, select(func.count().label("count")).select_from(text("held")))
+    assert counting.run_alone(LOCK)[0].count == 0
+    other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+    other.execute("INSERT INTO held VALUES (1)")
+    with ThreadPoolExecutor() as pool:
+        counted = pool.submit(counting.run_alone, LOCK)
+        waits = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not other.execute(waits).fetchall():
+            threading.Event().wait(0.01)
+        other.commit()
+    assert counted.result()[0].count == 1
