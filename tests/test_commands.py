@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID, uuid4
 
@@ -26,6 +27,7 @@ from mediaservice.broker import (
     Publication,
 )
 from mediaservice.client import Credentials, ServiceClient, _declaration
+from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import UNKNOWN_ID, jpeg, png
 from tests.service import measured
@@ -613,7 +615,6 @@ def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
     assert (name, status) == (f"{tmp_path / 'photo.jpg'}:", "ready")
     base = f"{service.settings.cdn_base_url}/media/{media_id}"
     assert rest == [
-        f"  800x600 {base}/main.webp",
         f"  main 800x600 {base}/main.webp",
         f"  w640 640x480 {base}/w640.webp",
         f"  w320 320x240 {base}/w320.webp",
@@ -634,6 +635,11 @@ def test_a_client_needs_none_of_the_services_settings(service, tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{tmp_path / 'photo.jpg'}: ready ")
+
+
+def test_of_a_worker_that_tells_its_main_image_alone_the_url_is_shown(capsys):
+    _show(Path("photo.jpg"), {"status": "ready", "id": "7", "url": "http://cdn/m", "variants": []})
+    assert capsys.readouterr().out.splitlines() == ["photo.jpg: ready 7", "  http://cdn/m"]
 
 
 def test_a_token_may_be_in_a_file(run, tmp_path):

@@ -90,6 +90,7 @@ def _outcome(
 
 def _show(file: Path, media: dict[str, Any]) -> None:
     click.echo(f"{file}: {click.style(media['status'], fg='green')} {media['id']}")
-    click.echo(f"  {media['width']}x{media['height']} {media['url']}")
+    if not any(variant["url"] == media["url"] for variant in media["variants"]):
+        click.echo(f"  {media['url']}")  # of a worker that tells no more
     for variant in media["variants"]:
         click.echo(f"  {variant['name']} {variant['width']}x{variant['height']} {variant['url']}")
