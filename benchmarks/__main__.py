@@ -11,6 +11,7 @@ import click
 import structlog
 
 from benchmarks.about import describe_run
+from benchmarks.listener import listener
 from benchmarks.options import LARGE_ROWS, Options
 from benchmarks.report import Figure, Report, text_table
 from benchmarks.stack import Stack
@@ -19,6 +20,7 @@ from benchmarks.web import presign, web
 BENCHMARKS: Final[dict[str, Callable[[Options, Stack], list[Figure]]]] = {
     "presign": presign,
     "web": web,
+    "listener": listener,
 }
 
 

@@ -17,7 +17,7 @@ class Options:
     rounds: int = 5
     seconds: float = 4.0
     requests: int = 2_000
-    messages: int = 5_000
+    messages: int = 10_000
     samples: int = 40
     rows: int = LARGE_ROWS
     photos: Path | None = None

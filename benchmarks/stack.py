@@ -207,6 +207,15 @@ class Stack:
             self._wal_position() - wal,
         )
 
+    def meter_here(self, work: Callable[[], tuple[int, float]]) -> Cost:
+        """Return what work costs that this thread does, on the measured cores meanwhile."""
+        usual = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, set(MEASURED_CORES) & _online() or usual)
+        try:
+            return self.meter([os.getpid()], work)
+        finally:
+            os.sched_setaffinity(0, usual)
+
     def _wal_position(self) -> int:
         if "postgresql" not in self.servers:
             return 0
@@ -257,5 +266,9 @@ class Web:
 
 def on_cores(cores: tuple[int, ...], command: list[str]) -> list[str]:
     """Return a command that runs another on some cores, if this machine has them."""
-    online = set(cores) & set(range(os.cpu_count() or 1))
+    online = set(cores) & _online()
     return ["taskset", "--cpu-list", ",".join(map(str, sorted(online))) or "0", *command]
+
+
+def _online() -> set[int]:
+    return set(range(os.cpu_count() or 1))
