@@ -16,11 +16,13 @@ from benchmarks.options import LARGE_ROWS, Options
 from benchmarks.report import Figure, Report, text_table
 from benchmarks.stack import Stack
 from benchmarks.web import presign, web
+from benchmarks.worker import worker
 
 BENCHMARKS: Final[dict[str, Callable[[Options, Stack], list[Figure]]]] = {
     "presign": presign,
     "web": web,
     "listener": listener,
+    "worker": worker,
 }
 
 

@@ -100,6 +100,12 @@ class Stack:
         names = ("postgresql", "rabbitmq", "store")
         return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
+    def make_folder(self, name: str) -> Path:
+        """Make an empty folder, which goes with the stack's own."""
+        folder = self._directory / name
+        folder.mkdir()
+        return folder
+
     def create_database(self, name: str) -> Database:
         """Make a database with the table in it; its connection is closed with the stack."""
         database = Database(self.postgresql, name)
@@ -165,11 +171,21 @@ class Stack:
         command = [sys.executable, "-m", "uvicorn", *options, "--workers", str(ASYNC_WORKERS)]
         return self._start_web(name, [*command, "--port", str(port), module], environ, port)
 
-    def start_role(self, name: str, environ: dict[str, str], *arguments: str) -> Process:
+    def start_role(
+        self,
+        name: str,
+        environ: dict[str, str],
+        *arguments: str,
+        cores: tuple[int, ...] = MEASURED_CORES,
+    ) -> Process:
         """Start a process without a port: ready when it has logged that it has started."""
         log_path = self._directory / f"{name}.log"
         command = [sys.executable, *arguments]
-        return self.start(name, command, environ, lambda: b"_started" in log_path.read_bytes())
+
+        def is_ready() -> bool:
+            return b"_started" in log_path.read_bytes()
+
+        return self.start(name, command, environ, is_ready, cores=cores)
 
     def start(
         self,
