@@ -7,7 +7,9 @@ tells a stranger nothing; the reason is for the log.
 import hmac
 import ipaddress
 import re
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -21,6 +23,7 @@ from mediaservice.errors import AUTHENTICATION_UNAVAILABLE, UNAUTHENTICATED, Med
 from mediaservice.jwks import RETRY_SECONDS, KeysUnavailable, SigningKeys
 
 MAX_TOKEN_LENGTH = 8192
+REMEMBERED_TOKENS = 1000  # verified ones, by each process: some hundred bytes each, 8 MB at most
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _NOBODY = UUID(int=0)
 
@@ -78,25 +81,34 @@ def _jwt(settings: Settings) -> Authenticate:
     if settings.jwt_issuer:
         required.append("iss")
 
+    @lru_cache(REMEMBERED_TOKENS)
+    def verify(token: str, key: str | jwt.PyJWK) -> tuple[Any, int]:
+        """Return `sub` and `exp`. Callers send a token many times; what is refused is forgotten."""
+        claims = jwt.decode(
+            token,
+            key,
+            algorithms=[settings.jwt_algorithm],
+            audience=settings.jwt_audience or None,
+            issuer=settings.jwt_issuer or None,
+            leeway=settings.jwt_leeway_seconds,
+            options={"require": required, "verify_aud": bool(settings.jwt_audience)},
+        )
+        return claims["sub"], int(claims["exp"])
+
     def authenticate(request: Request) -> UUID:
         token = _bearer(request)
         try:
-            claims = jwt.decode(
-                token,
-                find_key(token),
-                algorithms=[settings.jwt_algorithm],
-                audience=settings.jwt_audience or None,
-                issuer=settings.jwt_issuer or None,
-                leeway=settings.jwt_leeway_seconds,
-                options={"require": required, "verify_aud": bool(settings.jwt_audience)},
-            )
+            subject, expires_at = verify(token, find_key(token))
+            # A token that has begun has begun for good, but a remembered one must end, too.
+            if expires_at <= time.time() - settings.jwt_leeway_seconds:
+                raise jwt.ExpiredSignatureError
         except (jwt.PyJWTError, RecursionError) as error:
             raise _refused(type(error).__name__) from None
         except KeysUnavailable:
             raise MediaError(
                 AUTHENTICATION_UNAVAILABLE, retry_after_seconds=round(RETRY_SECONDS)
             ) from None
-        return _caller(claims["sub"])
+        return _caller(subject)
 
     return authenticate
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from mediaservice import create_app, jwks
+from mediaservice import auth, create_app, jwks
 from tests.builders import settings
 from tests.security.tokens import (
     ALICE,
@@ -143,6 +143,22 @@ def test_a_token_out_of_its_time_is_refused(client, name, seconds):
 def test_clocks_may_differ_by_the_leeway(client, name):
     seconds = -3 if name == "exp" else 3
     assert call(client, token(**{name: int(time.time()) + seconds})).status_code == 200
+
+
+def test_a_token_that_has_been_verified_before_still_expires(client, monkeypatch):
+    now = time.time()
+    bearer = token(exp=int(now) + 60)
+    assert call(client, bearer).status_code == 200
+    monkeypatch.setattr(auth.time, "time", lambda: now + 66)
+    assert_refused(call(client, bearer))
+
+
+def test_a_token_that_has_been_verified_before_is_known_by_its_whole_text(client):
+    bearer = token()
+    assert call(client, bearer).status_code == 200
+    head, payload, signature = bearer.split(".")
+    for changed in (f"{head}.{payload}.", f"{head}.{payload}.{signature[:-4]}AAAA", bearer[:-1]):
+        assert_refused(call(client, changed))
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", "", None, 7, ["HS256"]])
@@ -505,6 +521,15 @@ def test_a_rotated_key_lets_in_and_the_old_one_no_more(rs256, provider, clock):
     assert call(rs256, signed(OTHER_RSA_KEY, "two")).status_code == 200
     assert_refused(call(rs256, signed()))
     assert provider.requests == 2
+
+
+def test_a_token_that_was_verified_by_a_replaced_key_is_refused(rs256, provider, clock):
+    bearer = signed()
+    assert call(rs256, bearer).status_code == 200
+    provider.publish(jwk(OTHER_RSA_KEY, "one"))
+    assert call(rs256, bearer).status_code == 200
+    clock.now += jwks.LIFESPAN_SECONDS
+    assert_refused(call(rs256, bearer))
 
 
 def test_a_withdrawn_key_is_forgotten_when_the_keys_are_old(rs256, provider, clock):
