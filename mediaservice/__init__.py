@@ -25,15 +25,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def create_app(settings: Settings) -> "Flask":
     """Return the WSGI application: the API, its documentation and health."""
-    from flask import Flask
-
     from mediaservice import api, health, openapi, pages
     from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
     from mediaservice.tracing import trace_web
-    from mediaservice.web import Components, MediaApi, set_up_web
+    from mediaservice.web import Components, MediaApi, MediaFlask, set_up_web
 
-    app = Flask(__name__)
+    app = MediaFlask(__name__)
     app.config.update(
         API_TITLE="media-service",
         API_VERSION="1",

@@ -190,12 +190,13 @@ def get_media(media_id: UUID) -> Any:
 @_caller_required
 @blueprint.response(204, headers=openapi.headers())
 @_fails(errors.NOT_OWNER, errors.MEDIA_NOT_FOUND)
-def delete_media(media_id: UUID) -> None:
+def delete_media(media_id: UUID) -> Any:
     """Delete a media of yours.
 
     It is gone at once; its objects are purged within seconds. Safe to repeat.
     """
     components().lifecycle.deletion.delete(media_id, caller=g.caller)
+    return Response(status=204)
 
 
 @blueprint.post("/<uuid:media_id>/retry")

@@ -5,12 +5,15 @@ JSON does not have. Shapes are `schemas`' business.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from flask_smorest import Blueprint, abort
 from marshmallow import RAISE
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import HTTPException
+
+Decorator = Callable[[Any], Any]
 
 MAX_BODY_BYTES: Final = 64 * 1024
 _LONGEST_NUMBER: Final = 30
@@ -34,9 +37,35 @@ class StrictParser(FlaskParser):
 
 
 class StrictBlueprint(Blueprint):
-    """A blueprint whose arguments are read strictly, and whose query has nothing undeclared."""
+    """A blueprint whose arguments are read strictly, and whose query has nothing undeclared.
+
+    Its views return finished responses, so what describes those is for the document alone.
+    """
 
     ARGUMENTS_PARSER = StrictParser()
+
+    def response(self, *args: Any, **kwargs: Any) -> Decorator:
+        """Document the usual answer."""
+        return _document(super().response(*args, **kwargs))
+
+    def alt_response(self, *args: Any, **kwargs: Any) -> Decorator:
+        """Document another answer."""
+        return _document(super().alt_response(*args, **kwargs))
+
+    @staticmethod
+    def doc(**kwargs: Any) -> Decorator:
+        """Document whatever else there is to say."""
+        return _document(Blueprint.doc(**kwargs))
+
+
+def _document(decorate: Decorator) -> Decorator:
+    """Spare a view the wrapper that a decorator hangs its documentation on, one for each answer."""
+
+    def document(view: Any) -> Any:
+        view._apidoc = decorate(view)._apidoc  # noqa: SLF001 - as flask-smorest itself has it
+        return view
+
+    return document
 
 
 def _read_body(req: Any) -> bytes:

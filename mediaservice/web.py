@@ -65,9 +65,25 @@ def components() -> Components:
 
 def answer(body: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
     """Return a JSON response; what its shape is, the view's documented schema says."""
-    response = Response(_encoder.encode(body), status, mimetype="application/json")
-    response.headers.update(headers)
-    return response
+    return Response(_encoder.encode(body), status, headers, content_type="application/json")
+
+
+class MediaFlask(Flask):
+    """Flask for views that are plain functions, with safe headers on every answer."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as it is; Flask would look each time whether it is a coroutine's."""
+        return func
+
+    def wsgi_app(self, environ: Any, start_response: Any) -> Any:
+        """Answer a request, adding those safe headers that the answer does not set itself."""
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            own = {name for name, _ in headers}
+            safe = [header for header in _SECURITY_HEADERS.items() if header[0] not in own]
+            return start_response(status, headers + safe, *error)
+
+        return super().wsgi_app(environ, start)
 
 
 class MediaApi(Api):
@@ -118,8 +134,6 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
-    for name, value in _SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
     duration_seconds = time.perf_counter() - g.started_at
     route = request.url_rule.rule if request.url_rule else None
     # What matches no route may have any method, and labels must stay few.
