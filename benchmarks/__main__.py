@@ -11,6 +11,7 @@ import click
 import structlog
 
 from benchmarks.about import describe_run
+from benchmarks.growth import growth
 from benchmarks.listener import listener
 from benchmarks.options import LARGE_ROWS, Options
 from benchmarks.report import Figure, Report, text_table
@@ -23,6 +24,7 @@ BENCHMARKS: Final[dict[str, Callable[[Options, Stack], list[Figure]]]] = {
     "web": web,
     "listener": listener,
     "worker": worker,
+    "growth": growth,
 }
 
 

@@ -77,8 +77,11 @@ class Stack:
 
     @cached_property
     def postgresql(self) -> PostgreSQL:
-        """PostgreSQL; checkpoints only after 4 GB of log, else they fall on some rounds alone."""
-        options = ("max_wal_size=4GB", "max_connections=200")
+        """PostgreSQL; checkpoints only after 4 GB of log, else they fall on some rounds alone.
+
+        Its buffers have room for what a turn reads, however large the table is.
+        """
+        options = ("max_wal_size=4GB", "max_connections=200", "shared_buffers=1GB")
         server = PostgreSQL(self._directory / "postgresql", options=options)
         return self._parts.enter_context(server)
 

@@ -4,7 +4,7 @@ The floor and the FastAPI reference insert the same row and sign the same reques
 its own database, two cores, and as many workers as suit it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -94,7 +94,9 @@ def web(options: Options, stack: Stack) -> list[Figure]:
             database.execute("DELETE FROM media WHERE status = 'pending'")
             database.execute("VACUUM ANALYZE media")
             return side.serve(
-                upload_requests(stack), seconds=options.seconds, connections=CONNECTIONS
+                upload_requests(stack, stack.callers),
+                seconds=options.seconds,
+                connections=CONNECTIONS,
             )
 
         return run
@@ -125,7 +127,9 @@ def web(options: Options, stack: Stack) -> list[Figure]:
         "complete": completing,
     }
     for side in (service, floor, peer):
-        side.serve(upload_requests(stack), seconds=WARM_UP_SECONDS, connections=CONNECTIONS)
+        side.serve(
+            upload_requests(stack, stack.callers), seconds=WARM_UP_SECONDS, connections=CONNECTIONS
+        )
     costs = take_turns("web", sides, options.rounds)
     for side in (service, floor, peer):
         side.stop()
@@ -165,12 +169,12 @@ def _figures(costs: Costs) -> list[Figure]:
     ]
 
 
-def upload_requests(stack: Stack) -> list[bytes]:
-    """Return a request for an upload by every caller."""
+def upload_requests(stack: Stack, callers: Sequence[UUID]) -> list[bytes]:
+    """Return a request for an upload by each of the callers."""
     body = msgspec.json.encode(UPLOAD)
     return [
         request("POST", "/api/media/request-upload", headers=stack.headers_of(caller), body=body)
-        for caller in stack.callers
+        for caller in callers
     ]
 
 
