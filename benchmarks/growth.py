@@ -23,7 +23,7 @@ from mediaservice.storage import Storage
 
 OWNERS: Final = 500
 COMPLETIONS: Final = 200
-CLAIMS: Final = 20
+CLAIMS: Final = 10
 # By the names of figures.
 OPERATIONS: Final = {
     "request_upload_growth": "request-upload",
@@ -67,7 +67,7 @@ class _Table:
         ready = self._find_ready()
 
         def serving(requests: list[bytes]) -> Callable[[], Cost]:
-            return lambda: self._web.serve(requests, seconds=options.seconds / 2, connections=1)
+            return lambda: self._web.serve(requests, seconds=options.seconds / 4, connections=1)
 
         return {
             "request-upload": serving(upload_requests(self._stack, self._owners)),
