@@ -14,6 +14,7 @@ from benchmarks.about import describe_run
 from benchmarks.growth import growth
 from benchmarks.listener import listener
 from benchmarks.options import LARGE_ROWS, Options
+from benchmarks.processes import processes
 from benchmarks.report import Figure, Report, text_table
 from benchmarks.stack import Stack
 from benchmarks.web import presign, web
@@ -25,6 +26,7 @@ BENCHMARKS: Final[dict[str, Callable[[Options, Stack], list[Figure]]]] = {
     "listener": listener,
     "worker": worker,
     "growth": growth,
+    "processes": processes,
 }
 
 

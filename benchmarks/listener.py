@@ -43,7 +43,7 @@ def listener(options: Options, stack: Stack) -> list[Figure]:
     process = stack.start_role("listener", stack.environ(database), "worker_listener.py")
     with open_channel(stack) as channel:
         raw_amqp.declare(channel)
-        sides = _Sides(options, stack, database, process, channel)
+        sides = ListenerTurns(options.messages, stack, database, process, channel)
         turns = {
             _RESULTS: sides.take_results,
             "pika, an ack for each": lambda: sides.consume_raw(1),
@@ -59,18 +59,18 @@ def listener(options: Options, stack: Stack) -> list[Figure]:
     return _figures(costs, waits)
 
 
-class _Sides:
-    """What takes turns; each returns the cost of `options.messages` messages."""
+class ListenerTurns:
+    """What takes turns; each returns the cost of `count` messages."""
 
     def __init__(
         self,
-        options: Options,
+        count: int,
         stack: Stack,
         database: Database,
         process: Process,
         channel: BlockingChannel,
     ) -> None:
-        self._count = options.messages
+        self._count = count
         self._stack = stack
         self._database = database
         self._process = process

@@ -109,3 +109,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of a process, shared pages included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+def pss_bytes(pid: int) -> int:
+    """Return the memory of a process with its part of what it shares; 0 if that is hidden."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -260,9 +260,14 @@ class Web:
         self.port = port
 
     @property
+    def processes(self) -> list[int]:
+        """All its processes."""
+        return family(self._process.pid)
+
+    @property
     def workers(self) -> list[int]:
         """The processes that serve; the one that started them only waits."""
-        return family(self._process.pid)[1:]
+        return self.processes[1:]
 
     def stop(self) -> None:
         """Stop the server."""

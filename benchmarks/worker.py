@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,14 +38,15 @@ def worker(options: Options, stack: Stack) -> list[Figure]:
     for name, photo in photos.items():
         (originals / name).write_bytes(photo)
     folders = {side: stack.make_folder(f"renditions-{side}") for side in SIDES}
-    pipeline = _Pipeline(stack, photos)
+    pipeline = Pipeline(stack, "worker", stack.environ(stack.create_database("worker")))
+    pipeline.store(photos)
 
     def rendering(side: str) -> Callable[[], Cost]:
         return lambda: _render(side, originals, folders[side])
 
     sides = {side: rendering(side) for side in SIDES} | {_PIPELINE: pipeline.run}
     costs = take_turns("worker", sides, options.rounds)
-    pipeline.stop()
+    pipeline.process.stop()
     return [
         *_rates(costs),
         _bytes_figure(folders["ours"], folders["vips"]),
@@ -73,24 +74,22 @@ class _Stored(NamedTuple):
     size_bytes: int
 
 
-class _Pipeline:
+class Pipeline:
     """A worker as it is deployed, with its decoder, and the jobs it is given."""
 
-    def __init__(self, stack: Stack, photos: dict[str, bytes]) -> None:
+    def __init__(self, stack: Stack, name: str, environ: dict[str, str]) -> None:
         self._stack = stack
-        environ = stack.environ(stack.create_database("worker"))
-        self._process = stack.start_role("worker", environ, "-m", "mediaworker", cores=CORE)
-        client = stack.store.client()
+        self.process = stack.start_role(name, environ, "-m", "mediaworker", cores=CORE)
         self._stored: list[_Stored] = []
+
+    def store(self, photos: Mapping[str, bytes]) -> None:
+        """Store the originals that it will be given."""
+        client, bucket = self._stack.store.client(), self._stack.store.raw_bucket
         for name, photo in photos.items():
             key = f"uploads/{uuid4()}"
-            put = client.put_object(Bucket=stack.store.raw_bucket, Key=key, Body=photo)
+            put = client.put_object(Bucket=bucket, Key=key, Body=photo)
             content_type = CONTENT_TYPES[Path(name).suffix.lower()]
             self._stored.append(_Stored(key, put["ETag"], content_type, len(photo)))
-
-    def stop(self) -> None:
-        """End the worker."""
-        self._process.stop()
 
     def run(self) -> Cost:
         """Have every photo rendered, as often as it takes; count from the first answer on."""
@@ -111,7 +110,7 @@ class _Pipeline:
                 publish(channel, EXCHANGE, *encode(job))
             next(answers)
             started = time.perf_counter()
-            cost = self._stack.meter(family(self._process.pid), work)
+            cost = self._stack.meter(family(self.process.pid), work)
             channel.cancel()
         return cost
 
@@ -164,7 +163,7 @@ def _bytes_figure(ours: Path, reference: Path) -> Figure:
     )
 
 
-def _similarity_figure(ours: Path, reference: Path, photos: dict[str, bytes]) -> Figure:
+def _similarity_figure(ours: Path, reference: Path, photos: Mapping[str, bytes]) -> Figure:
     """Return how much SSIM any of our renditions loses at most, against the same by libvips."""
     originals = {Path(name).stem: photo for name, photo in photos.items()}
     of_ours, losses = [], []
