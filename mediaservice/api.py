@@ -178,12 +178,14 @@ def get_media(media_id: UUID) -> Any:
     A ready media can be read by every caller, any other one by its owner. `url` is null until it
     is ready. The answer has an ETag; If-None-Match saves the body.
     """
-    row = components().lifecycle.rows.visible(media_id, g.caller)
+    parts = components()
+    row = parts.lifecycle.rows.visible(media_id, g.caller)
     etag = f"{row.updated_at.timestamp():.6f}"
     headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
     if etag in request.if_none_match:
         return Response(status=304, headers=headers)
-    return answer(_media(row), 200, {**headers, **_polling_headers(row)})
+    body = _media(row, parts.settings.cdn_base_url)
+    return answer(body, 200, {**headers, **_polling_headers(row)})
 
 
 @blueprint.delete("/<uuid:media_id>")
@@ -234,7 +236,8 @@ def list_media(query: dict[str, Any]) -> Any:
     """
     _check_owner(query)
     limit = query["limit"]
-    rows = components().lifecycle.rows.page(
+    parts = components()
+    rows = parts.lifecycle.rows.page(
         owner_id=g.caller,
         owner_type=query.get("owner_type"),
         status=query.get("status"),
@@ -243,7 +246,7 @@ def list_media(query: dict[str, Any]) -> Any:
     )
     page = rows[:limit]
     body = {
-        "items": [_media(row) for row in page],
+        "items": [_media(row, parts.settings.cdn_base_url) for row in page],
         "next_cursor": page[-1].id if len(rows) > limit else None,
     }
     return answer(body, 200, {"Cache-Control": "private, no-cache"})
@@ -292,7 +295,7 @@ def _status(row: MediaRow) -> dict[str, Any]:
     }
 
 
-def _media(row: MediaRow) -> dict[str, Any]:
+def _media(row: MediaRow, cdn: str) -> dict[str, Any]:
     ready = row.status == Status.READY
     return {
         **_status(row),
@@ -300,24 +303,20 @@ def _media(row: MediaRow) -> dict[str, Any]:
         "owner_type": row.owner_type,
         "content_type": row.content_type,
         "size_bytes": row.size_bytes,
-        "url": _cdn_url(row.public_key) if ready else None,
+        "url": f"{cdn}/{row.public_key}" if ready else None,
         "width": row.width,
         "height": row.height,
         "placeholder": row.placeholder,
-        "variants": [_variant(variant) for variant in row.variants or []] if ready else [],
+        "variants": [_variant(variant, cdn) for variant in row.variants or []] if ready else [],
     }
 
 
-def _variant(variant: dict[str, Any]) -> dict[str, Any]:
+def _variant(variant: dict[str, Any], cdn: str) -> dict[str, Any]:
     return {
         "name": variant["name"],
-        "url": _cdn_url(variant["key"]),
+        "url": f"{cdn}/{variant['key']}",
         "width": variant["width"],
         "height": variant["height"],
         "size_bytes": variant["size_bytes"],
         "content_type": variant["content_type"],
     }
-
-
-def _cdn_url(key: str) -> str:
-    return f"{components().settings.cdn_base_url}/{key}"

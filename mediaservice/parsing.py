@@ -6,10 +6,11 @@ JSON does not have. Shapes are `schemas`' business.
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final, NoReturn
 
 from flask_smorest import Blueprint, abort
-from marshmallow import RAISE
+from marshmallow import RAISE, Schema
 from webargs.flaskparser import FlaskParser, is_json_request
 from werkzeug.exceptions import HTTPException
 
@@ -43,6 +44,27 @@ class StrictBlueprint(Blueprint):
     """
 
     ARGUMENTS_PARSER = StrictParser()
+
+    def arguments(self, schema: Schema, *, location: str = "json", **kwargs: Any) -> Decorator:
+        """Give the view what a schema reads; of headers nothing, if none of them is there."""
+        decorate: Decorator = super().arguments(schema, location=location, **kwargs)
+        if location != "headers":
+            return decorate
+        names = [field.data_key or name for name, field in schema.fields.items()]
+
+        def give(view: Any) -> Any:
+            reading = decorate(view)
+
+            @wraps(reading)
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                headers = self.ARGUMENTS_PARSER.get_default_request().headers
+                if any(name in headers for name in names):
+                    return reading(*args, **kwargs)
+                return view(*args, {}, **kwargs)
+
+            return wrapped
+
+        return give
 
     def response(self, *args: Any, **kwargs: Any) -> Decorator:
         """Document the usual answer."""

@@ -5,7 +5,7 @@ worker, the answer. The only module that imports opentelemetry, whose packages a
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -20,6 +20,7 @@ UNTRACED_URLS = "healthz,readyz,metrics,static"
 
 log = structlog.get_logger(__name__)
 _provider: "TracerProvider | None" = None
+_NO_SPAN = nullcontext()
 
 
 def set_up_tracing(settings: BaseSettings, service_name: str) -> None:
@@ -95,20 +96,17 @@ def current_traceparent() -> str | None:
     return carrier.get("traceparent")
 
 
-@contextmanager
-def statement_span(sql: str) -> Iterator[None]:
-    """Trace one SQL statement that does not go through SQLAlchemy."""
+def statement_span(sql: str) -> AbstractContextManager[Any]:
+    """Return the context of one SQL statement that does not go through SQLAlchemy."""
     if _provider is None:
-        yield
-        return
+        return _NO_SPAN
     from opentelemetry.trace import SpanKind
 
-    with _provider.get_tracer(__name__).start_as_current_span(
+    return _provider.get_tracer(__name__).start_as_current_span(
         sql.partition(" ")[0],
         kind=SpanKind.CLIENT,
         attributes={"db.system": "postgresql", "db.statement": sql},
-    ):
-        yield
+    )
 
 
 class MessageSpan:

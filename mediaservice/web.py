@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import structlog
+import uuid_utils
 from flask import Flask, Response, abort, current_app, g, request
 from flask_smorest import Api
 from sqlalchemy.exc import DBAPIError
@@ -123,33 +124,36 @@ def set_up_web(app: Flask) -> None:
 
 def _begin() -> None:
     given = request.headers.get("X-Request-ID", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid4())
+    g.request_id = request_id
     g.started_at = time.perf_counter()
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    structlog.contextvars.bind_contextvars(request_id=request_id)
     # Werkzeug would only find out when the query is read, and take it for a fault of ours.
     if not request.query_string.isascii():
         abort(400, description="The query must be percent-encoded.")
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    duration_seconds = time.perf_counter() - g.started_at
-    route = request.url_rule.rule if request.url_rule else None
+    known = vars(g)
+    response.headers["X-Request-ID"] = known["request_id"]
+    duration_seconds = time.perf_counter() - known["started_at"]
+    method, rule, status = request.method, request.url_rule, response.status_code
+    route = rule.rule if rule else None
     # What matches no route may have any method, and labels must stay few.
     metrics.HTTP_REQUESTS.labels(
-        request.method if route else "other", route or "unmatched", response.status_code
+        method if route else "other", route or "unmatched", status
     ).observe(duration_seconds)
-    error = g.get("error")
+    error = known.get("error")
     if error is not None:
         metrics.HTTP_ERRORS.labels(error).inc()
     facts = {
-        "method": request.method,
+        "method": method,
         "route": route,
-        "status": response.status_code,
+        "status": status,
         "duration_seconds": round(duration_seconds, 6),
-        "caller": _text(g.get("caller")),
-        "media_id": _text(g.get("media_id") or (request.view_args or {}).get("media_id")),
+        "caller": _text(known.get("caller")),
+        "media_id": _text(known.get("media_id") or (request.view_args or {}).get("media_id")),
         "error": error,
     }
     log.info("request", **{name: fact for name, fact in facts.items() if fact is not None})
