@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,3 +207,30 @@ def test_worker_and_listener_do_without_flask():
         seen.add(module)
     assert "mediaservice.listener" in seen
     assert not {name for name in seen if name.split(".")[0] in ("flask", "flask_smorest")}
+
+
+@pytest.mark.parametrize(
+    ("entry", "spared"),
+    [
+        (
+            "app",
+            {"alembic", "flask_migrate", "mediaservice.commands", "mediaservice.doctor", "pika"},
+        ),
+        ("worker_listener", {"alembic", "flask", "werkzeug", "jwt"}),
+    ],
+)
+def test_a_process_loads_nothing_that_it_does_not_need(
+    entry: str, spared: set[str], environ: dict[str, str]
+):
+    program = f"import sys, {entry}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+    assert entry in loaded
+    assert not spared & set(loaded)
