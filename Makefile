@@ -60,6 +60,10 @@ contract: venv ## Write docs/messages/ and the tables of docs/contract.md anew f
 	$(python) -m devstack.contract
 	$(python) -m devstack.failures
 
+.PHONY: settings
+settings: venv ## Write README's table of settings and .env.example anew from the code
+	$(python) -m devstack.settings
+
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date
 	@scripts/make-venv requirements-dev.txt

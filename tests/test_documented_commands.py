@@ -4,13 +4,16 @@ A command that is in no table fails, and so does an entry that no document has a
 """
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.builders import environment
 from tests.documents import PROJECT, blocks, documents, inline_code
 
 PROGRAMS = "docker|flask|gunicorn|make|npm|python3?|rabbitmqctl"
@@ -22,10 +25,9 @@ DEPLOYED = "tests/test_acceptance.py::test_a_photo_goes_in_and_a_clean_image_com
 DOCTOR = f"{CLI}::test_the_doctor_tells_each_guarantee_and_ends_by_its_result"
 REQUEUE = f"{CLI}::test_dead_letters_are_requeued_by_id_or_all"
 REPROCESS = f"{CLI}::test_lost_public_objects_are_written_again_by_the_worker"
-MIGRATIONS = "tests/test_migrations.py::test_migrations_end_at_what_the_models_say"
+MIGRATE = "tests/test_documented_commands.py::test_a_new_column_gets_its_migration"
 RUN = "tests/test_run.py::test_an_image_survives_a_restart_under_the_same_address"
 CHAOS = "tests/chaos/test_chaos.py::test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults"
-TABLES = "tests/test_documents.py::test_the_tables_of_the_contract_are_those_of_the_code"
 NODE = "tests/contract/test_foreign_worker.py::test_a_photo_gets_ready_and_clean"
 TUTORIAL = (
     "tests/browser/test_documents.py"
@@ -33,7 +35,7 @@ TUTORIAL = (
 )
 CHECKER = "tests/test_documented_commands.py::test_the_checker_is_called_as_documented"
 EXECUTED_BY = {
-    "flask --app app db migrate": MIGRATIONS,
+    "flask --app app db migrate": MIGRATE,
     "flask --app app db upgrade": DEPLOYED,
     "flask --app app media audit": f"{CLI}::test_an_audit_of_a_healthy_service_finds_nothing",
     "flask --app app media dead-letters drop": f"{CLI}::test_dropping_asks_first",
@@ -53,7 +55,6 @@ EXECUTED_BY = {
     "python -m mediaworker": DEPLOYED,
     "make run": RUN,
     "make chaos": CHAOS,
-    "make contract": TABLES,
     "npm ci": NODE,
     "npm start": NODE,
 }
@@ -65,20 +66,19 @@ BLOCKS_EXECUTED_BY = {
     "python -m mediaworker.contract": CHECKER,
 }
 # Executed below as they stand: they change nothing.
-HERE = ("make help", "python -m config table", "python -m config env")
-# Make would run the tests within the tests, or rewrite the tree: their recipes are expanded here.
-EXPANDED = (
-    "make chaos",
-    "make contract",
-    "make coverage",
-    "make format",
-    "make lint",
-    "make openapi",
-    "make requirements",
-    "make run",
-    "make test",
-    "make test-fast",
-)
+HERE = ("make help",)
+# Executed below in a copy of the project, which they must leave as it is: their output is kept.
+IN_A_COPY = ("make contract", "make format", "make openapi", "make settings")
+# Not executed here; their recipes are expanded, so that they have one. The reasons:
+EXPANDED = {
+    "make chaos": "its program is executed by the test above, its environment is made by `make`",
+    "make coverage": "it runs the tests, and this is one of them",
+    "make lint": "a minute on four cores; the gate before each change runs it",
+    "make requirements": "it asks for the newest packages, so that its result is never the same",
+    "make run": "its program is executed by the test above, its environment is made by `make`",
+    "make test": "it runs the tests, and this is one of them",
+    "make test-fast": "it runs the tests, and this is one of them",
+}
 # These cannot be executed where the tests run, and a person has to.
 BY_HAND = {
     "docker compose up --build": "needs Docker",
@@ -87,7 +87,7 @@ BY_HAND = {
 
 
 def known() -> set[str]:
-    return {*EXECUTED_BY, *HERE, *EXPANDED, *BY_HAND}
+    return {*EXECUTED_BY, *HERE, *IN_A_COPY, *EXPANDED, *BY_HAND}
 
 
 def commands_of(document: Path) -> list[str]:
@@ -146,12 +146,32 @@ def test_the_tests_that_are_named_exist(test):
     assert re.search(rf"^def {name}\(", (PROJECT / path).read_text(), re.MULTILINE)
 
 
-def run(command: list[str], **options) -> str:
+def run(command: list[str], *, cwd: Path = PROJECT, **options) -> str:
     done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False, **options
+        command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False, **options
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A copy of the project's files, for commands that write to them."""
+    return shutil.copytree(
+        PROJECT,
+        tmp_path / "project",
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", ".*_cache", "__pycache__", "artifacts", "node_modules", "var"
+        ),
+    )
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {"__pycache__", ".ruff_cache"} & set(path.parts)
+    }
 
 
 @pytest.mark.parametrize("command", HERE)
@@ -160,10 +180,42 @@ def test_commands_that_only_tell_something(command):
     assert run([sys.executable if words[0] == "python" else words[0], *words[1:]]).strip()
 
 
+@pytest.mark.parametrize("command", IN_A_COPY)
+def test_what_make_writes_is_what_is_kept(command, copy):
+    before = contents(copy)
+    # The tests' own packages, instead of an environment that is made first.
+    run([*command.split(), f"python={sys.executable}", "--assume-old=venv"], cwd=copy)
+    assert contents(copy) == before
+
+
 @pytest.mark.parametrize("command", EXPANDED)
 def test_recipes_of_make_have_commands(command):
     _, target = command.split()
     assert ".venv/bin/python" in run(["make", "--dry-run", target])
+
+
+def test_a_new_column_gets_its_migration(copy, tmp_path):
+    variables = environment(DATABASE_URL=f"sqlite:///{tmp_path / 'media.sqlite'}")
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(copy), **variables}
+
+    def flask_db(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flask", "--app", "app", "db", *arguments]
+        return run(command, cwd=copy, env=environ)
+
+    versions = copy / "migrations" / "versions"
+    kept = set(versions.glob("*.py"))
+    flask_db("upgrade")
+    assert "No changes" in flask_db("migrate", "-m", "what it does")
+    assert set(versions.glob("*.py")) == kept
+    models = copy / "mediaservice" / "models.py"
+    last = "    __table_args__ = ("
+    column = "    caption: Mapped[str | None] = mapped_column(Text)\n\n"
+    models.write_text(models.read_text().replace(last, column + last))
+    flask_db("migrate", "-m", "what it does")
+    (written,) = set(versions.glob("*.py")) - kept
+    assert "add_column(sa.Column('caption', sa.Text()" in written.read_text()
+    flask_db("upgrade")
+    assert "No changes" in flask_db("migrate", "-m", "what it does")
 
 
 def test_the_checker_is_called_as_documented(tmp_path):

@@ -8,27 +8,24 @@ from pathlib import Path
 import pytest
 import requests
 
-from config.__main__ import env, table
+from config.__main__ import env
 from devstack.process import find_free_ports
+from devstack.settings import README, render
 from tests.builders import jpeg
 from tests.documents import PROJECT, blocks
 from tests.supervised import READY, Run, copy_project
 
-README = PROJECT / "README.md"
 ADDRESS = "http://127.0.0.1:8000"
 CLIENT_SECONDS = 60
 
 
 def test_the_settings_table_is_the_settings():
-    shown = re.search(
-        r"<!-- settings: [^>]* -->\n(.*)\n<!-- /settings -->", README.read_text(), re.DOTALL
-    )
-    assert shown, "README.md has no settings table"
-    assert shown[1].strip() == table().strip(), "run: python -m config table"
+    kept = README.read_text()
+    assert kept == render(kept), "run `make settings` and look at the difference"
 
 
 def test_the_example_environment_has_every_variable():
-    assert (PROJECT / ".env.example").read_text() == env(), "run: python -m config env"
+    assert (PROJECT / ".env.example").read_text() == env(), "run `make settings`"
 
 
 @pytest.fixture(scope="module")

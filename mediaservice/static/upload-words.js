@@ -22,10 +22,6 @@ const TRY_AGAIN = "Try again; if it fails each time, tell whoever runs this serv
 const ADVICE = {
   checksum_mismatch: [, "The file changed while it was uploaded. Try again."],
   content_mismatch: ["The file is not the kind of image its name says.", CHOOSE_ANOTHER],
-  content_type_not_allowed: [
-    "This kind of file is not accepted.",
-    "Choose a JPEG, PNG, WebP, GIF, AVIF or HEIC image.",
-  ],
   corrupt_image: ["The image is damaged.", CHOOSE_ANOTHER],
   image_too_large: ["The image has too many pixels.", "Make it smaller and upload that."],
   file_unreadable: [
@@ -79,6 +75,13 @@ export function explain(error, sizeBytes) {
       todo: "Make it smaller and upload that.",
     };
   }
+  if (error.code === "content_type_not_allowed") {
+    const formats = new Set(error.details.allowed_content_types.map(formatType));
+    return {
+      what: "This kind of file is not accepted.",
+      todo: `Choose an image of one of these kinds: ${[...formats].join(", ")}.`,
+    };
+  }
   const [what, todo] = ADVICE[error.code] ?? [];
   return { what: what ?? error.message, todo: todo ?? TRY_AGAIN };
 }
@@ -102,5 +105,5 @@ export function formatSaving(bytes, original) {
 /** Return the everyday name of a content type, e.g. `JPEG`. */
 export function formatType(contentType) {
   const name = contentType.replace("image/", "");
-  return name === "webp" ? "WebP" : name.toUpperCase();
+  return { heif: "HEIC", webp: "WebP" }[name] ?? name.toUpperCase();
 }

@@ -166,7 +166,7 @@ def test_files_can_be_dropped_anywhere_on_the_page(page):
     [
         ("notes.png", b"no image at all" * 40, "not the kind of image", "save it as JPEG or PNG"),
         ("cut.jpg", DAMAGED, "damaged", "save it as JPEG or PNG"),
-        ("text.txt", b"no image at all" * 40, "not accepted", "Choose a JPEG, PNG"),
+        ("text.txt", b"no image at all" * 40, "not accepted", "JPEG, PNG, WebP, GIF, AVIF, HEIC."),
     ],
 )
 def test_what_is_no_image_is_told_in_plain_words(page, name, content, what, todo):
