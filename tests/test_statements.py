@@ -31,6 +31,11 @@ def other(postgresql_url):
         yield connection
 
 
+@pytest.fixture
+def database_url(postgresql_url):
+    return postgresql_url
+
+
 @pytest.fixture(params=["run", "run_alone"])
 def divide(request, engine):
     """A statement that fails when 60 is divided by 0, and tells its connection's process."""
@@ -91,3 +96,28 @@ def test_what_waited_for_the_lock_sees_what_its_holder_committed(engine, other):
             threading.Event().wait(0.01)
         other.commit()
     assert counted.result()[0].count == 1
+
+
+def test_an_owners_uploads_are_counted_without_reading_those_of_others(world, other):
+    """Also after a quiet night, by statistics that know of no pending upload."""
+    world.insert(status="ready", public_key="media/main.webp", due_at=None)
+    other.autocommit = True
+    other.execute(
+        "INSERT INTO media (id, owner_id, owner_type, status, raw_key, raw_etag, public_key,"
+        " updated_at, upload_expires_at, attempt, attempts_left)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), owner_type, status, raw_key, raw_etag,"
+        " public_key, updated_at, upload_expires_at, attempt, attempts_left"
+        " FROM media, generate_series(1, 3000)"
+    )
+    other.execute("VACUUM ANALYZE media")
+    for _ in range(20):
+        world.request(owner_id=uuid4())
+    world.engine.dispose()
+    # A session that has ended has told what it read.
+    sessions = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+    while len(other.execute(sessions).fetchall()) > 1:
+        threading.Event().wait(0.01)
+    scans = "SELECT indexrelname, idx_scan FROM pg_stat_user_indexes"
+    used = dict(other.execute(scans).fetchall())
+    assert used["idx_media_pending"] >= 20
+    assert used["idx_media_status"] == 0

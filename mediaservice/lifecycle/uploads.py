@@ -35,7 +35,7 @@ from mediaservice.lifecycle.rows import (
     raw_key,
     transition,
 )
-from mediaservice.models import IS_PENDING, Media, now_plus
+from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media, now_plus
 from mediaservice.states import Event, Status
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
 
@@ -221,7 +221,7 @@ class Uploads:
             "attempts_left": literal(0),
             **self._deadlines(),
         }
-        pending = (Media.owner_id == values["owner_id"], text(IS_PENDING))
+        pending = (Media.owner_id == values["owner_id"], text(IS_UNFINISHED))
         count = select(func.count()).where(*pending).scalar_subquery()
         size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
         source = select(*values.values()).where(
