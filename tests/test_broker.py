@@ -4,11 +4,13 @@ import hashlib
 import json
 import threading
 import time
+from functools import partial
 from uuid import uuid4
 
 import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
+from prometheus_client import REGISTRY
 
 from devstack.process import wait_until
 from mediaservice.broker import (
@@ -21,7 +23,7 @@ from mediaservice.broker import (
     BrokerUnavailable,
     Publication,
 )
-from mediaservice.broker.connection import create_topology
+from mediaservice.broker.connection import Link, create_topology
 from mediaservice.broker.desk import BrokerDesk, QueueState
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.broker.rabbitmq import RabbitMQ
@@ -314,6 +316,50 @@ def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy
     broker.ack([again])
 
 
+@pytest.mark.parametrize("settle", [RabbitMQ.ack, RabbitMQ.dead_letter])
+def test_what_is_settled_as_the_connection_is_lost_comes_again(
+    amqp, make_broker, proxy, url_by_proxy, settle
+):
+    broker = make_broker(url_by_proxy)
+    put(amqp, *encode(result()))
+    (delivery,) = consume(broker)
+    assert broker.can_publish
+    proxy.cut()
+    settle(broker, *(([delivery],) if settle is RabbitMQ.ack else (delivery, "it is garbage")))
+    (again,) = consume(broker)
+    assert (again.body, again.redelivered) == (delivery.body, True)
+    broker.ack([again])
+    assert amqp.basic_get(DEAD_LETTER_QUEUE) == (None, None, None)
+
+
+def test_a_connection_that_is_lost_while_nothing_is_done_is_noticed(
+    make_broker, proxy, url_by_proxy
+):
+    broker = make_broker(url_by_proxy)
+    links = [broker._publishing, broker._consuming]
+    assert all(link.open().is_open for link in links)
+    proxy.cut()
+
+    def noticed():
+        broker.rest(0)
+        return not any(link.is_open for link in links)
+
+    wait_until(noticed, seconds=10, what="both losses to be noticed")
+    wait_until(lambda: broker.can_publish, seconds=10, what="a new connection")
+
+
+def test_what_waits_is_counted_and_unknown_when_the_connection_is_lost(
+    amqp, make_broker, proxy, url_by_proxy
+):
+    broker = make_broker(url_by_proxy)
+    put(amqp, *encode(result()))
+    assert broker.can_publish
+    proxy.cut()
+    assert broker.count_waiting(RESULTS_QUEUE) == 0
+    count_waiting = partial(broker.count_waiting, RESULTS_QUEUE)
+    wait_until(lambda: count_waiting() == 1, seconds=10, what="a new connection")
+
+
 def test_a_delivery_of_a_lost_connection_acknowledges_nothing_on_the_next(
     amqp, make_broker, proxy, url_by_proxy, rabbitmq
 ):
@@ -409,15 +455,39 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
     put(amqp, *encode(result()))
     assert broker.can_publish
+    told = partial(
+        REGISTRY.get_sample_value,
+        "media_broker_blocked_total",
+        {"link": f"{RESULTS_QUEUE} publisher"},
+    )
+    before = told()
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
-        broker.publish([job()])  # this is what makes RabbitMQ block the connection
+        refused = job()
+        assert broker.publish([refused]) == [refused]  # which makes RabbitMQ block the connection
+        assert told() == before + 1
         wait_until(lambda: not broker.can_publish, seconds=10, what="the connection to be blocked")
         broker.ack(consume(broker))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
     wait_until(lambda: broker.can_publish, seconds=15, what="publishing to be possible again")
     assert broker.publish([job()]) == []
+
+
+def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp):
+    """RabbitMQ says so when a message comes, and again when it takes messages."""
+    link = Link(rabbitmq.url, "unconfirmed", lambda _channel: None)
+    routing_key, body = encode(result())
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    try:
+        link.open().basic_publish(EXCHANGE, routing_key, body)
+        wait_until(lambda: link.service() or link.blocked, seconds=4, what="the link to be blocked")
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
+    wait_until(lambda: link.service() or not link.blocked, seconds=4, what="the link to be free")
+    assert link.is_open
+    assert take(amqp, RESULTS_QUEUE)[2] == body
+    link.drop()
 
 
 def test_a_broker_that_answers_no_more_is_left_in_time(make_broker, proxy, url_by_proxy):

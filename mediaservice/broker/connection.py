@@ -12,7 +12,7 @@ import pika
 import structlog
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPConnectionError, AMQPError
+from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionBlockedTimeout
 
 from mediaservice import metrics
 from mediaservice.broker import BrokerUnavailable
@@ -94,6 +94,11 @@ class Link:
         """Drop the link after an error; the caller raises what is returned."""
         metrics.BROKER_CONNECTIONS.labels(self.name, "lost").inc()
         log.warning("broker_connection_lost", link=self.name, reason=repr(error))
+        if isinstance(error, ConnectionBlockedTimeout):
+            # While a publish waits for its confirm pika does not call `_on_blocked`. A new
+            # connection would wait as long again, so the next one is not made soon.
+            self._on_blocked()
+            self._wait_seconds = RECONNECT_SECONDS[1]
         self.drop()
         self._back_off()
         return BrokerUnavailable(f"{self.name}: {error!r}")
