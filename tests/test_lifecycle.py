@@ -734,6 +734,20 @@ def test_failed_media_are_retried_in_bulk(world):
     assert [world.row(media_id) for media_id in others] == before
 
 
+def test_other_media_do_not_use_up_the_limit_of_a_retry_in_bulk(make_world):
+    world = make_world(RAW_RETENTION_DAYS="30")
+    rejected = world.request(size_bytes=5).media_id
+    world.put(rejected, jpeg())
+    code_of(world.complete, rejected)
+    deleted = world.failed()
+    world.delete(deleted)
+    for decoy in (rejected, deleted, world.ready(), world.pending()):
+        world.age(decoy, days=5)
+    media_id = world.failed()
+    assert world.processing.retry_failed(1, failed_before=world.now() + timedelta(days=1)) == 1
+    assert world.status(media_id) == "processing"
+
+
 # deletion
 
 
@@ -844,8 +858,10 @@ def test_deleting_is_the_owners_and_safe_to_repeat(world):
 def test_a_purge_lease_is_nobody_elses_until_it_runs_out(world):
     media_id = world.ready()
     world.delete(media_id)
+    before = world.now()
     (row,) = world.deletion.claim(10)
     assert row.id == media_id
+    assert before <= row.claimed_at <= world.now()
     assert world.deletion.claim(10) == []
     world.age(media_id, 121)
     assert len(world.deletion.claim(10)) == 1
@@ -1147,6 +1163,15 @@ def test_large_tables_are_sampled(world, monkeypatch):
     monkeypatch.setattr("mediaservice.lifecycle.statistics.EXACT_UP_TO", 10_000)
     exact = world.lifecycle.statistics.by_status()
     assert (exact.counts["processing"], exact.is_exact) == (10_000, True)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_table_of_any_size_is_counted_where_it_cannot_be_sampled(world, monkeypatch):
+    monkeypatch.setattr("mediaservice.lifecycle.statistics.EXACT_UP_TO", 1)
+    for _ in range(3):
+        world.insert()
+    found = world.lifecycle.statistics.by_status()
+    assert (found.counts["processing"], found.is_exact) == (3, True)
 
 
 def test_times_are_aware_and_in_utc(world):
