@@ -115,12 +115,7 @@ def decode_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=_unambiguous,
-            parse_constant=_no_number,
-            parse_int=_short_int,
-        )
+        return _decoder.decode(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{error.msg}, at character {error.pos}") from None
     except RecursionError:
@@ -142,3 +137,8 @@ def _short_int(digits: str) -> int:
 
 def _no_number(_name: str) -> NoReturn:
     raise ValueError("NaN and Infinity are no JSON numbers")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unambiguous, parse_constant=_no_number, parse_int=_short_int
+)
