@@ -742,7 +742,7 @@ def test_other_media_do_not_use_up_the_limit_of_a_retry_in_bulk(make_world):
     deleted = world.failed()
     world.delete(deleted)
     for decoy in (rejected, deleted, world.ready(), world.pending()):
-        world.age(decoy, days=5)
+        world.age(decoy, days=29)
     media_id = world.failed()
     assert world.processing.retry_failed(1, failed_before=world.now() + timedelta(days=1)) == 1
     assert world.status(media_id) == "processing"

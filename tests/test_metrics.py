@@ -245,6 +245,16 @@ def test_answers_are_counted_by_what_they_have_come_to(world, run):
         run(good, good, stray, delivery(MEDIA_FAILED, b"{"), delivery("made.up", b"{}"))
 
 
+def test_the_failure_of_a_last_attempt_is_counted_as_the_end_alone(world):
+    job = world.claimed()
+    world.set(job.media_id, attempts_left=0)
+    with (
+        grows("media_transitions_total", transition="processing_failed"),
+        grows("media_transitions_total", by=0, transition="attempt_failed"),
+    ):
+        world.apply(failed(job, retryable=True))
+
+
 def test_outcomes_are_told_in_the_order_of_the_answers(world):
     job, other, pending = world.claimed(), world.claimed(), world.request()
     outcomes = world.processing.apply(
