@@ -71,6 +71,7 @@ HERE = ("make help",)
 IN_A_COPY = ("make contract", "make format", "make openapi", "make settings")
 # Not executed here; their recipes are expanded, so that they have one. The reasons:
 EXPANDED = {
+    "make bench": "it loads the machine for minutes, and measures nothing beside other tests",
     "make chaos": "its program is executed by the test above, its environment is made by `make`",
     "make coverage": "it runs the tests, and this is one of them",
     "make lint": "a minute on four cores; the gate before each change runs it",

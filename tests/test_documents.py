@@ -19,6 +19,7 @@ CONSTANTS = {
     for path in (PROJECT / folder).rglob("*.py")
     for name in re.findall(r"^([A-Z][A-Z0-9_]+)(?::.*)? = ", path.read_text(), re.MULTILINE)
 }
+DECISIONS = PROJECT / "docs" / "decisions.md"
 DOCUMENTS = [str(path.relative_to(PROJECT)) for path in documents()]
 # In a shell block everything is a command; elsewhere only what stands in backticks is.
 SHELL = ("sh", "bash", "console")
@@ -139,3 +140,15 @@ def test_the_architecture_names_every_module():
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert {name for name in modules - {"__init__"} if f"`{name}`" not in text} == set()
+
+
+def test_every_package_that_is_required_is_a_decision():
+    chosen = DECISIONS.read_text().lower()
+    required = {
+        name.lower()
+        for path in PROJECT.glob("requirements*.in")
+        for name in re.findall(r"^([A-Za-z][\w.-]*)", path.read_text(), re.MULTILINE)
+    }
+    assert {"flask", "pika", "pytest"} <= required
+    named = set(re.findall(r"[a-z][\w-]*", chosen))
+    assert {name for name in required if not name.startswith("types-")} - named == set()
