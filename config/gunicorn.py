@@ -1,6 +1,6 @@
 """gunicorn's settings: `gunicorn --config config/gunicorn.py app:app`.
 
-Sync workers: a request is a statement or two and at most one call to the store, so processes are
+Sync workers: a request is a statement or two and at most two calls to the store, so processes are
 the unit of concurrency, and WEB_CONCURRENCY how many there are.
 """
 

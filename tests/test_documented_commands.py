@@ -17,7 +17,7 @@ from tests.builders import environment
 from tests.documents import PROJECT, blocks, documents, inline_code
 
 PROGRAMS = "docker|flask|gunicorn|make|npm|python3?|rabbitmqctl"
-COMMAND = re.compile(rf"(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )*(?:{PROGRAMS}) [a-z./-].*")
+COMMAND = re.compile(rf"(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )*(?:\.venv/bin/)?(?:{PROGRAMS}) [a-z./-].*")
 
 # Where each command is executed. Arguments may differ there, such as the port or the id.
 CLI = "tests/test_commands.py"
@@ -116,7 +116,7 @@ def is_whole(block: str) -> bool:
 
 def entry_of(command: str) -> str | None:
     """Return the longest entry that a command begins with, its variables left out."""
-    bare = re.sub(r"^(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )+", "", command)
+    bare = re.sub(r"^(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )*(?:\.venv/bin/)?", "", command)
     if bare.startswith("python -m mediaworker.contract"):
         return "python -m mediaworker"  # the checker: see the block above
     return max((one for one in known() if f"{bare} ".startswith(f"{one} ")), key=len, default=None)
