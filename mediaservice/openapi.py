@@ -239,6 +239,8 @@ def describe(spec: APISpec) -> None:
     """Add the parts that operations refer to; those that none does are left out."""
     for name, header in _HEADERS.items():
         spec.components.header(name, header, lazy=True)
+    # flask-smorest's, of pages by number; it is there even if nothing refers to it.
+    spec.components.schemas.pop("PaginationMetadata", None)
     ours = [value for value in vars(errors).values() if isinstance(value, Failure)]
     for failure in (*ours, *WITH_BODY):
         spec.components.example(

@@ -61,6 +61,16 @@ def test_every_failure_there_is_belongs_to_a_call(document):
     assert known | (set(HTTP_ERRORS.values()) - unrouted) <= documented
 
 
+def test_every_schema_is_referred_to(document):
+    text = json.dumps(document)
+    unused = {
+        name
+        for name in document["components"]["schemas"]
+        if f'"#/components/schemas/{name}"' not in text
+    }
+    assert unused == set()
+
+
 def test_every_call_is_told_in_words_and_examples(document):
     for name, operation in operations(document):
         assert operation["summary"], name
