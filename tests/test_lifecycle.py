@@ -47,7 +47,8 @@ def test_a_requested_upload_is_a_row_that_is_due_when_its_url_is_dead(world):
     assert row.raw_key == f"uploads/{presigned.media_id}"
     assert row.upload_expires_at == presigned.expires_at == row.created_at + URL_LIFE
     assert row.due_at == row.created_at + URL_DEAD
-    assert row.attempt == 0
+    assert row.updated_at == row.created_at
+    assert (row.attempt, row.attempts_left) == (0, 0)
 
 
 def test_ids_grow_with_time(world):
@@ -709,6 +710,13 @@ def test_only_a_failed_processing_can_be_retried(world):
         assert code_of(world.processing.retry, media_id) is errors.MEDIA_NOT_FOUND
 
 
+def test_a_deleted_media_is_not_processed_again(world):
+    media_id = world.ready()
+    assert world.processing.job_of_ready(media_id).media_id == media_id
+    world.delete(media_id)
+    assert code_of(world.processing.job_of_ready, media_id) is errors.MEDIA_NOT_FOUND
+
+
 def test_failed_media_are_retried_in_bulk(world):
     crashed = [world.failed("decoder_crashed") for _ in range(3)]
     corrupt = world.failed("corrupt_image")
@@ -1189,3 +1197,10 @@ def test_every_brand_of_heic_is_taken_for_what_it_is(world, brand, declared):
     media_id = world.request(body, content_type=declared).media_id
     world.put(media_id, body, declared)
     assert world.complete(media_id).content_type == "image/heic"
+
+
+def test_what_has_the_container_of_heic_alone_is_not_taken_for_it(world):
+    body = b"\0\0\0\x1cftypisom\0\0\0\0isomiso2mp41" + bytes(64)
+    media_id = world.request(body, content_type="image/heic").media_id
+    world.put(media_id, body, "image/heic")
+    assert code_of(world.complete, media_id) is errors.CONTENT_MISMATCH

@@ -69,12 +69,10 @@ class Rows:
         """Return a statement that is run often."""
         return Prepared(self.engine, statement)
 
-    def execute(
-        self, statement: Executable, parameters: dict[str, Any] | None = None
-    ) -> Sequence[MediaRow]:
+    def execute(self, statement: Executable) -> Sequence[MediaRow]:
         """Run one statement as one transaction and return its rows."""
         with self.engine.connect() as connection:
-            result = connection.execute(statement, parameters)
+            result = connection.execute(statement)
             return result.all() if result.returns_rows else []
 
     def find(self, media_id: UUID) -> MediaRow | None:
