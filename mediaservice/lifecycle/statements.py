@@ -86,9 +86,13 @@ class Prepared:
         if engine.dialect.name == "postgresql":
             numbered = cast(Any, type(engine.dialect))(paramstyle="numeric_dollar")
             compiled = cast(Any, statement).compile(dialect=numbered)
-            self._sql = compiled.string
-            self._constants: Mapping[str, Any] = compiled.params
-            self._order: Sequence[str] = compiled.positiontup
+            given = {name: None for name, bind in compiled.binds.items() if bind.required}
+            expanded = compiled.construct_expanded_state(given)  # IN has a place for each value
+            self._sql = expanded.statement
+            self._constants = {
+                name: value for name, value in expanded.parameters.items() if name not in given
+            }
+            self._order: Sequence[str] = expanded.positiontup
             self._formats = [adapt.PyFormat.TEXT] * len(self._order)
             self._name = b"media_%d" % next(_numbers)
 

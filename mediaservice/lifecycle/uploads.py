@@ -13,6 +13,7 @@ import uuid_utils.compat
 from sqlalchemy import (
     ColumnElement,
     Executable,
+    Text,
     bindparam,
     func,
     literal,
@@ -88,6 +89,7 @@ class Uploads:
         self._storage = storage
         self._settings = settings
         self._insertion = rows.prepare(self._insert_statement())
+        self._completion = rows.prepare(self._completion_statement())
 
     def request(self, request: UploadRequest) -> RequestedUpload:
         """Store a pending media and return its upload URL; the row is committed first.
@@ -143,17 +145,16 @@ class Uploads:
         content_type = _sniff(found.first_bytes)
         rejection = _difference(row, found, content_type)
         if rejection is None:
-            changed = self._rows.transition(
-                Event.UPLOAD_COMPLETED,
-                media_id,
-                raw_etag=found.etag,
-                content_type=content_type,
-                attempts_left=self._settings.max_attempts,
-                due_at=now_plus(0),
-                processing_requested_at=now_plus(0),
-                request_id=request_id,
-                traceparent=traceparent,
+            completed = self._completion.run(
+                media_id=media_id,
+                found_etag=found.etag,
+                found_type=content_type,
+                caller_request_id=request_id,
+                caller_traceparent=traceparent,
             )
+            changed = completed[0] if completed else None
+            if changed is not None:
+                log_transition(Event.UPLOAD_COMPLETED, media_id)
         else:
             changed = self._rows.transition(
                 Event.UPLOAD_REJECTED,
@@ -238,6 +239,23 @@ class Uploads:
             .returning(Media.id, Media.raw_key, Media.upload_expires_at)
         )
         return statement
+
+    def _completion_statement(self) -> Executable:
+        """Return the statement that pins an upload's bytes and makes its job due."""
+        return (
+            transition(Event.UPLOAD_COMPLETED)
+            .where(Media.id == bindparam("media_id"))
+            .values(
+                raw_etag=bindparam("found_etag", type_=Text),
+                content_type=bindparam("found_type", type_=Text),
+                attempts_left=self._settings.max_attempts,
+                due_at=now_plus(0),
+                processing_requested_at=now_plus(0),
+                request_id=bindparam("caller_request_id", type_=Text),
+                traceparent=bindparam("caller_traceparent", type_=Text),
+            )
+            .returning(*COLUMNS)
+        )
 
     def _renew(self, request: UploadRequest) -> MediaRow:
         """Return the pending row of an earlier, equal request with new deadlines, or raise."""
