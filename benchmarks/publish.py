@@ -1,0 +1,36 @@
+"""`python -m benchmarks.publish`: docs/benchmarks.md and its chart, from the run that is kept.
+
+What the document says of the figures besides is written by hand: read it again after a new run.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from benchmarks.report import Report, markdown_table
+
+PROJECT: Final = Path(__file__).resolve().parent.parent
+RESULTS: Final = PROJECT / "benchmarks" / "results.json"
+DOCUMENT: Final = PROJECT / "docs" / "benchmarks.md"
+CHART: Final = PROJECT / "docs" / "images" / "benchmarks.png"
+_BEGIN: Final = "<!-- figures -->\n"
+_END: Final = "<!-- /figures -->\n"
+
+
+def render(document: str, report: Report) -> str:
+    """Return a document with the table of a run between its marks, and the rest as it was."""
+    before, _, rest = document.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}{markdown_table(report.figures)}{_END}{after}"
+
+
+def main() -> None:
+    """Write the table and draw the chart."""
+    from benchmarks.chart import draw
+
+    report = Report.read(RESULTS)
+    DOCUMENT.write_text(render(DOCUMENT.read_text(), report))
+    draw(report, CHART)
+
+
+if __name__ == "__main__":
+    main()
