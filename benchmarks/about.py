@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.options import Options
+from benchmarks.photos import load_photos
 
 
 def describe_run(options: Options) -> dict[str, Any]:
@@ -28,5 +29,5 @@ def describe_run(options: Options) -> dict[str, Any]:
         },
         "rounds": options.rounds,
         "rows": options.rows,
-        "photos": len(list(options.photos.iterdir())) if options.photos else 0,
+        "photos": len(load_photos(options.photos)) if options.photos else 0,
     }

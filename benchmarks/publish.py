@@ -6,6 +6,7 @@ What the document says of the figures besides is written by hand: read it again 
 from pathlib import Path
 from typing import Final
 
+from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
@@ -23,13 +24,11 @@ def render(document: str, report: Report) -> str:
     return f"{before}{_BEGIN}{markdown_table(report.figures)}{_END}{after}"
 
 
-def main() -> None:
+def main(results: Path = RESULTS, document: Path = DOCUMENT, chart: Path = CHART) -> None:
     """Write the table and draw the chart."""
-    from benchmarks.chart import draw
-
-    report = Report.read(RESULTS)
-    DOCUMENT.write_text(render(DOCUMENT.read_text(), report))
-    draw(report, CHART)
+    report = Report.read(results)
+    document.write_text(render(document.read_text(), report))
+    draw(report, chart)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from benchmarks.goals import GOALS, Goal, Verdict
 from benchmarks.load import request
 from benchmarks.measure import Cost, take_turns
 from benchmarks.photos import load_photos, make_photo
-from benchmarks.publish import DOCUMENT, RESULTS, render
+from benchmarks.publish import DOCUMENT, RESULTS, main, render
 from benchmarks.report import Figure, Report, markdown_table, number, text_table
 from benchmarks.rows import sample_owners
 from benchmarks.similarity import mean_ssim, structural_similarity
@@ -127,6 +127,15 @@ def test_the_table_is_put_between_its_marks():
     assert render(written, REPORT) == written
 
 
+def test_publishing_writes_the_table_and_the_chart(tmp_path):
+    results, document, chart = (tmp_path / name for name in ("run.json", "a.md", "a.png"))
+    REPORT.write(results)
+    document.write_text("<!-- figures -->\n<!-- /figures -->\n")
+    main(results, document, chart)
+    assert markdown_table(REPORT.figures) in document.read_text()
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_run_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "run.json"
     REPORT.write(path)
@@ -172,7 +181,7 @@ def test_an_image_is_like_itself_and_less_like_a_coarse_copy():
 
 
 def test_made_up_photos_are_the_same_each_time_and_real_ones_are_taken_from_their_folder(tmp_path):
-    assert make_photo(64, 48) == make_photo(64, 48)
+    assert make_photo(160, 120) == make_photo(160, 120)
     (tmp_path / "b.JPG").write_bytes(b"2")
     (tmp_path / "a.png").write_bytes(b"1")
     (tmp_path / "README.md").write_bytes(b"no photo")

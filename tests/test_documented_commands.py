@@ -33,6 +33,7 @@ TUTORIAL = (
     "tests/browser/test_documents.py"
     "::test_a_user_of_the_tutorials_web_app_uploads_a_picture_and_finds_it_again"
 )
+PUBLISH = "tests/test_benchmarks.py::test_publishing_writes_the_table_and_the_chart"
 CHECKER = "tests/test_documented_commands.py::test_the_checker_is_called_as_documented"
 EXECUTED_BY = {
     "flask --app app db migrate": MIGRATE,
@@ -51,6 +52,7 @@ EXECUTED_BY = {
     "flask media init": f"{CLI}::test_init_makes_everything_and_is_safe_to_repeat",
     "gunicorn app:app": DEPLOYED,
     "python worker_listener.py": DEPLOYED,
+    "python -m benchmarks.publish": PUBLISH,
     "python -m mediaservice upload": f"{CLI}::test_a_client_needs_none_of_the_services_settings",
     "python -m mediaworker": DEPLOYED,
     "make run": RUN,
