@@ -11,7 +11,9 @@ Reference.
 import hashlib
 import hmac
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import lru_cache
+from time import gmtime, strftime, time
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -34,7 +36,7 @@ class _Day(NamedTuple):
     secret_key: str
     scope: str
     credential: str
-    signing_key: bytes
+    signing: hmac.HMAC  # keyed, to be copied
 
 
 class UrlSigner:
@@ -62,7 +64,7 @@ class UrlSigner:
         self._path = parts.path
         self._region = region
         self._is_virtual = addressing_style == "virtual"
-        self._day = _Day("", "", "", "", b"")
+        self._day: _Day | None = None
 
     def presign(
         self,
@@ -79,34 +81,33 @@ class UrlSigner:
         Header names are lower-case, in any order; `host` is added. `at` is aware, by default now.
         """
         credentials = self._find_credentials()
-        time = (at or utc_now()).strftime("%Y%m%dT%H%M%SZ")
+        stamp = _timestamp(int(time() if at is None else at.timestamp()))
         day = self._day
-        if day.secret_key != credentials.secret_key or day.date != time[:8]:
-            day = self._day = self._begin_day(credentials, time[:8])
+        if day is None or day.secret_key != credentials.secret_key or day.date != stamp[:8]:
+            day = self._day = self._begin_day(credentials, stamp[:8])
         if self._is_virtual:
             host, path = f"{bucket}.{self._host}", self._path
         else:
             host, path = self._host, f"{self._path}/{bucket}"
         path = f"{path}/{quote(key)}"
-        signed = sorted([("host", host), *headers.items()])
-        names = ";".join([name for name, _ in signed])
-        start = f"{day.credential}&X-Amz-Date={time}&X-Amz-Expires={ttl_seconds}"
+        names, joined, listed = _signed_headers(tuple(headers))
+        values = {"host": host, **headers}
+        start = f"{day.credential}&X-Amz-Date={stamp}&X-Amz-Expires={ttl_seconds}"
         token = ""
         if credentials.token:
             token = f"&X-Amz-Security-Token={quote(credentials.token, safe='')}"
-        signed_headers = f"&X-Amz-SignedHeaders={names.replace(';', '%3B')}"
         # Canonical order is alphabetical, where the token comes before the signed headers.
         canonical = (
-            f"{method}\n{path}\n{start}{token}{signed_headers}\n"
-            + "".join([f"{name}:{' '.join(value.split())}\n" for name, value in signed])
-            + f"\n{names}\nUNSIGNED-PAYLOAD"
+            f"{method}\n{path}\n{start}{token}{listed}\n"
+            + "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
+            + f"\n{joined}\nUNSIGNED-PAYLOAD"
         )
         digest = hashlib.sha256(canonical.encode()).hexdigest()
-        to_sign = f"{_ALGORITHM}\n{time}\n{day.scope}\n{digest}"
-        signature = hmac.digest(day.signing_key, to_sign.encode(), "sha256").hex()
+        signature = day.signing.copy()
+        signature.update(f"{_ALGORITHM}\n{stamp}\n{day.scope}\n{digest}".encode())
         return (
-            f"{self._scheme}://{host}{path}?{start}{signed_headers}{token}"
-            f"&X-Amz-Signature={signature}"
+            f"{self._scheme}://{host}{path}?{start}{listed}{token}"
+            f"&X-Amz-Signature={signature.hexdigest()}"
         )
 
     def _begin_day(self, credentials: Credentials, date: str) -> _Day:
@@ -120,10 +121,18 @@ class UrlSigner:
             credentials.secret_key,
             scope,
             f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={credential}",
-            signing_key,
+            hmac.new(signing_key, digestmod="sha256"),
         )
 
 
-def utc_now() -> datetime:
-    """Return the time that URLs are signed at."""
-    return datetime.now(UTC)
+@lru_cache(maxsize=1)
+def _timestamp(seconds: int) -> str:
+    return strftime("%Y%m%dT%H%M%SZ", gmtime(seconds))
+
+
+@lru_cache
+def _signed_headers(given: tuple[str, ...]) -> tuple[list[str], str, str]:
+    """Return the names of the headers to sign in order, joined, and as a part of the query."""
+    names = sorted(["host", *given])
+    joined = ";".join(names)
+    return names, joined, f"&X-Amz-SignedHeaders={joined.replace(';', '%3B')}"
