@@ -294,6 +294,14 @@ def test_time_to_ready_begins_with_complete_and_anew_with_a_retry(world):
     assert 0 <= value(name) - before < 100
 
 
+def test_of_a_job_from_before_its_time_was_kept_no_time_to_ready_is_told(world):
+    media_id = world.insert(attempt=1)
+    before = value("media_time_to_ready_seconds_count")
+    world.apply(processed(media_id))
+    assert world.status(media_id) == "ready"
+    assert value("media_time_to_ready_seconds_count") == before
+
+
 def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
     ago = timedelta(seconds=500)
     now = world.now()
