@@ -7,21 +7,24 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
 
 from benchmarks.listener import open_channel, publish
-from benchmarks.load import LoadError
-from benchmarks.measure import Cost, Costs, family, take_turns
+from benchmarks.load import Load, LoadError
+from benchmarks.measure import Cost, Costs, family, median, take_turns
 from benchmarks.options import Options
 from benchmarks.photos import CONTENT_TYPES, load_photos
 from benchmarks.references.pixels import SIDES
 from benchmarks.report import Figure
+from benchmarks.rows import insert_media
 from benchmarks.similarity import structural_similarity
-from benchmarks.stack import MEASURED_CORES, PROJECT, Stack, on_cores
+from benchmarks.stack import MEASURED_CORES, PROJECT, Database, Stack, on_cores
+from benchmarks.web import complete_requests
+from devstack.process import wait_until
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
 from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode, public_prefix
 
@@ -29,6 +32,7 @@ CORE: Final = MEASURED_CORES[:1]
 _PIPELINE: Final = "pipeline"
 # Enough that filling and emptying the pipeline, at both ends of a turn, does not count.
 _LEAST_JOBS: Final = 40
+_WAIT_SECONDS: Final = 60.0
 
 
 def worker(options: Options, stack: Stack) -> list[Figure]:
@@ -38,7 +42,8 @@ def worker(options: Options, stack: Stack) -> list[Figure]:
     for name, photo in photos.items():
         (originals / name).write_bytes(photo)
     folders = {side: stack.make_folder(f"renditions-{side}") for side in SIDES}
-    pipeline = Pipeline(stack, "worker", stack.environ(stack.create_database("worker")))
+    database = stack.create_database("worker")
+    pipeline = Pipeline(stack, "worker", stack.environ(database))
     pipeline.store(photos)
 
     def rendering(side: str) -> Callable[[], Cost]:
@@ -46,9 +51,11 @@ def worker(options: Options, stack: Stack) -> list[Figure]:
 
     sides = {side: rendering(side) for side in SIDES} | {_PIPELINE: pipeline.run}
     costs = take_turns("worker", sides, options.rounds)
+    waits = _waits_until_ready(options.samples, stack, database, next(iter(photos.values())))
     pipeline.process.stop()
     return [
         *_rates(costs),
+        _latency_figure(waits),
         _bytes_figure(folders["ours"], folders["vips"]),
         _similarity_figure(folders["ours"], folders["vips"], photos),
     ]
@@ -125,6 +132,49 @@ class Pipeline:
             requested_at=datetime.now(UTC),
             **stored._asdict(),
         )
+
+
+def _waits_until_ready(samples: int, stack: Stack, database: Database, photo: bytes) -> list[float]:
+    """Return the seconds from `complete` to `ready`, by the database's clock, of one at a time.
+
+    The worker must be running, and nothing else taking jobs or answers.
+    """
+    web = stack.start_service("ready-web", database, workers=1)
+    listener = stack.start_role("ready-listener", stack.environ(database), "worker_listener.py")
+    media = insert_media(
+        database,
+        stack.callers,
+        count=samples,
+        status="pending",
+        due_seconds=3600,
+        raw_key=stack.store_upload(photo),
+        size_bytes=len(photo),
+    )
+    taken = (
+        "SELECT extract(epoch FROM processed_at - processing_requested_at)::float "
+        "FROM media WHERE status = 'ready'"
+    )
+    for count, request in enumerate(complete_requests(stack, media), 1):
+        Load(web.port, [request], connections=1).run_each([request])
+        wait_until(
+            lambda count=count: len(database.execute(taken)) == count,  # type: ignore[misc]
+            seconds=_WAIT_SECONDS,
+            what="a photo to be ready",
+        )
+    waits = [seconds for (seconds,) in database.execute(taken)]
+    listener.stop()
+    web.stop()
+    return waits
+
+
+def _latency_figure(waits: Sequence[float]) -> Figure:
+    return Figure(
+        "ready_latency",
+        "complete to ready, one photo at a time",
+        "ms",
+        median(waits) * 1e3,
+        details={"p95_ms": sorted(waits)[int(len(waits) * 0.95)] * 1e3, "samples": len(waits)},
+    )
 
 
 def _rates(costs: Costs) -> list[Figure]:
