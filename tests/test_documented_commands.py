@@ -28,6 +28,10 @@ REPROCESS = f"{CLI}::test_lost_public_objects_are_written_again_by_the_worker"
 MIGRATE = "tests/test_documented_commands.py::test_a_new_column_gets_its_migration"
 RUN = "tests/test_run.py::test_an_image_survives_a_restart_under_the_same_address"
 CHAOS = "tests/chaos/test_chaos.py::test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults"
+POLICIES = (
+    "tests/security/test_policies.py"
+    "::test_a_role_declares_consumes_and_publishes_its_own_messages_alone"
+)
 NODE = "tests/contract/test_foreign_worker.py::test_a_photo_gets_ready_and_clean"
 TUTORIAL = (
     "tests/browser/test_documents.py"
@@ -59,6 +63,7 @@ EXECUTED_BY = {
     "make chaos": CHAOS,
     "npm ci": NODE,
     "npm start": NODE,
+    "rabbitmqctl import_definitions": POLICIES,
 }
 # Whole blocks: clients, and the tutorial's web app.
 BLOCKS_EXECUTED_BY = {
@@ -82,11 +87,8 @@ EXPANDED = {
     "make test": "it runs the tests, and this is one of them",
     "make test-fast": "it runs the tests, and this is one of them",
 }
-# These cannot be executed where the tests run, and a person has to.
-BY_HAND = {
-    "docker compose up --build": "needs Docker",
-    "rabbitmqctl import_definitions": "needs RabbitMQ's management plugin",
-}
+# This cannot be executed where the tests run, and a person has to.
+BY_HAND = {"docker compose up --build": "needs Docker"}
 
 
 def known() -> set[str]:
