@@ -18,14 +18,14 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from benchmarks.load import Load
-from benchmarks.measure import Cost, Costs, median, take_turns
+from benchmarks.measure import Cost, Costs, take_turns
 from benchmarks.options import Options
 from benchmarks.photos import make_photo
 from benchmarks.references import raw_amqp
 from benchmarks.report import Figure
 from benchmarks.rows import VARIANTS, insert_media
 from benchmarks.stack import Database, Stack
-from benchmarks.web import complete_requests
+from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import Process, wait_until
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.listener import DISPATCH_BATCH, RESULT_BATCH
@@ -176,16 +176,7 @@ def _waits_for_jobs(
 ) -> list[float]:
     """Return the seconds from the answer to a `complete` to the arrival of its job, one by one."""
     web = stack.start_service("latency", database, workers=1)
-    photo = make_photo(640, 480)
-    media = insert_media(
-        database,
-        stack.callers,
-        count=samples,
-        status="pending",
-        due_seconds=3600,
-        raw_key=stack.store_upload(photo),
-        size_bytes=len(photo),
-    )
+    media = insert_uploads(stack, database, make_photo(640, 480), count=samples)
     waits = []
     consumed = jobs.consume(PROCESS_QUEUE, auto_ack=True)
     for request in complete_requests(stack, media):
@@ -213,18 +204,11 @@ def _figures(costs: Costs, waits: Sequence[float]) -> list[Figure]:
             of=lambda cost: cost.per_second,
         )
 
-    longest = sorted(waits)[int(len(waits) * 0.95)]
     return [
         rate("results_rate", _RESULTS, "pika, an ack for each"),
         rate("results_rate_batched", _RESULTS, "pika, an ack for 100"),
         rate("dispatch_rate", _DISPATCHES, "pika, a confirm for each"),
-        Figure(
-            "dispatch_latency",
-            "complete to media.process published, idle",
-            "ms",
-            median(waits) * 1e3,
-            details={"p95_ms": longest * 1e3, "samples": len(waits)},
-        ),
+        Figure.wait("dispatch_latency", "complete to media.process published, idle", waits),
     ]
 
 

@@ -51,6 +51,13 @@ class Figure:
         return self.goal.judge(self.judged) if self.goal else Verdict.UNJUDGED
 
     @classmethod
+    def wait(cls, name: str, title: str, seconds: Sequence[float]) -> Self:
+        """Return the figure of how long something takes, the median of single times."""
+        p95 = sorted(seconds)[int(len(seconds) * 0.95)]
+        details = {"p95_ms": p95 * 1e3, "samples": len(seconds)}
+        return cls(name, title, "ms", median(seconds) * 1e3, details=details)
+
+    @classmethod
     def compare(
         cls,
         name: str,

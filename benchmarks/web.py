@@ -83,7 +83,6 @@ def web(options: Options, stack: Stack) -> list[Figure]:
         "fastapi", "benchmarks.references.fastapi_app:app", stack.environ(peer_database)
     )
     photo = make_photo(640, 480)
-    raw_key = stack.store_upload(photo)
     ready = insert_media(
         service_database, stack.callers, count=20 * len(stack.callers), status="ready"
     )
@@ -106,15 +105,7 @@ def web(options: Options, stack: Stack) -> list[Figure]:
         return lambda: service.serve(requests, seconds=options.seconds, connections=CONNECTIONS)
 
     def completing() -> Cost:
-        ids = insert_media(
-            service_database,
-            stack.callers,
-            count=options.requests,
-            status="pending",
-            due_seconds=3600,
-            raw_key=raw_key,
-            size_bytes=len(photo),
-        )
+        ids = insert_uploads(stack, service_database, photo, count=options.requests)
         return service.serve_each(complete_requests(stack, ids), connections=CONNECTIONS)
 
     sides = {
@@ -176,6 +167,21 @@ def upload_requests(stack: Stack, callers: Sequence[UUID]) -> list[bytes]:
         request("POST", "/api/media/request-upload", headers=stack.headers_of(caller), body=body)
         for caller in callers
     ]
+
+
+def insert_uploads(
+    stack: Stack, database: Database, photo: bytes, *, count: int
+) -> list[tuple[UUID, UUID]]:
+    """Insert media whose bytes are stored and only have to be completed; return ids and owners."""
+    return insert_media(
+        database,
+        stack.callers,
+        count=count,
+        status="pending",
+        due_seconds=3600,
+        raw_key=stack.store_upload(photo),
+        size_bytes=len(photo),
+    )
 
 
 def complete_requests(stack: Stack, media: list[tuple[UUID, UUID]]) -> list[bytes]:

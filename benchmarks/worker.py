@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,15 +15,14 @@ from uuid import uuid4
 
 from benchmarks.listener import open_channel, publish
 from benchmarks.load import Load, LoadError
-from benchmarks.measure import Cost, Costs, family, median, take_turns
+from benchmarks.measure import Cost, Costs, family, take_turns
 from benchmarks.options import Options
 from benchmarks.photos import CONTENT_TYPES, load_photos
 from benchmarks.references.pixels import SIDES
 from benchmarks.report import Figure
-from benchmarks.rows import insert_media
 from benchmarks.similarity import structural_similarity
 from benchmarks.stack import MEASURED_CORES, PROJECT, Database, Stack, on_cores
-from benchmarks.web import complete_requests
+from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import wait_until
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
 from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode, public_prefix
@@ -55,7 +54,7 @@ def worker(options: Options, stack: Stack) -> list[Figure]:
     pipeline.process.stop()
     return [
         *_rates(costs),
-        _latency_figure(waits),
+        Figure.wait("ready_latency", "complete to ready, one photo at a time", waits),
         _bytes_figure(folders["ours"], folders["vips"]),
         _similarity_figure(folders["ours"], folders["vips"], photos),
     ]
@@ -141,15 +140,7 @@ def _waits_until_ready(samples: int, stack: Stack, database: Database, photo: by
     """
     web = stack.start_service("ready-web", database, workers=1)
     listener = stack.start_role("ready-listener", stack.environ(database), "worker_listener.py")
-    media = insert_media(
-        database,
-        stack.callers,
-        count=samples,
-        status="pending",
-        due_seconds=3600,
-        raw_key=stack.store_upload(photo),
-        size_bytes=len(photo),
-    )
+    media = insert_uploads(stack, database, photo, count=samples)
     taken = (
         "SELECT extract(epoch FROM processed_at - processing_requested_at)::float "
         "FROM media WHERE status = 'ready'"
@@ -165,16 +156,6 @@ def _waits_until_ready(samples: int, stack: Stack, database: Database, photo: by
     listener.stop()
     web.stop()
     return waits
-
-
-def _latency_figure(waits: Sequence[float]) -> Figure:
-    return Figure(
-        "ready_latency",
-        "complete to ready, one photo at a time",
-        "ms",
-        median(waits) * 1e3,
-        details={"p95_ms": sorted(waits)[int(len(waits) * 0.95)] * 1e3, "samples": len(waits)},
-    )
 
 
 def _rates(costs: Costs) -> list[Figure]:
