@@ -138,11 +138,7 @@ class Rows:
     def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
         """Apply an event to one media; return its new row, or None where it does not apply."""
         statement = transition(event).where(Media.id == media_id).values(**values)
-        rows = self.execute(statement.returning(*COLUMNS))
-        if not rows:
-            return None
-        log_transition(event, media_id)
-        return rows[0]
+        return changed_row(event, self.execute(statement.returning(*COLUMNS)))
 
     def tombstone(self, media_id: UUID) -> Insert:
         """Return the statement that makes a deleted or unknown media's objects due for purging.
@@ -221,6 +217,14 @@ def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Sele
         .cte("due")
     )
     return select(due.c.id)
+
+
+def changed_row(event: Event, rows: Sequence[MediaRow]) -> MediaRow | None:
+    """Return the one row that an event has changed, once logged; None where it did not apply."""
+    if not rows:
+        return None
+    log_transition(event, rows[0].id)
+    return rows[0]
 
 
 def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:

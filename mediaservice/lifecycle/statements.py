@@ -41,10 +41,10 @@ class _Session:
         readable.register(connection.pgconn.socket, select.POLLIN)
         return cls(connection.pgconn, cast(Any, adapt.Transformer)(connection), readable)
 
-    def prepare(self, name: bytes, sql: bytes) -> None:
+    def prepare(self, name: bytes, sql: str) -> None:
         """Have a statement planned, unless it is. The server finds out its parameters' types."""
         if name not in self.prepared:
-            self.check(self.pgconn.prepare(name, sql), ExecStatus.COMMAND_OK)
+            self.check(self.pgconn.prepare(name, sql.encode()), ExecStatus.COMMAND_OK)
             self.prepared.add(name)
 
     def wait_for_result(self) -> PGresult | None:
@@ -113,7 +113,7 @@ class Prepared:
             return self._run_by_sqlalchemy(parameters)
         with self._session() as session:
             values = self._dump(session, parameters)
-            session.prepare(b"media_lock", b"SELECT pg_advisory_xact_lock($1)")
+            session.prepare(b"media_lock", "SELECT pg_advisory_xact_lock($1)")
             # What travels together up to a sync is one transaction, but each statement in it sees
             # what was committed when it began: so the second sees what the lock's last holder did.
             pgconn = session.pgconn
@@ -156,7 +156,7 @@ class Prepared:
                 connection.info["session"] = session
             try:
                 with statement_span(self._sql):
-                    session.prepare(self._name, self._sql.encode())
+                    session.prepare(self._name, self._sql)
                     yield session
             finally:
                 if session.is_reusable:

@@ -31,6 +31,7 @@ from mediaservice.lifecycle.rows import (
     NOT_DELETED,
     MediaRow,
     Rows,
+    changed_row,
     due_media,
     log_transition,
     raw_key,
@@ -152,9 +153,7 @@ class Uploads:
                 caller_request_id=request_id,
                 caller_traceparent=traceparent,
             )
-            changed = completed[0] if completed else None
-            if changed is not None:
-                log_transition(Event.UPLOAD_COMPLETED, media_id)
+            changed = changed_row(Event.UPLOAD_COMPLETED, completed)
         else:
             changed = self._rows.transition(
                 Event.UPLOAD_REJECTED,
@@ -203,10 +202,7 @@ class Uploads:
         }
         # Parallel requests of one owner go one by one, so that none counts without the others.
         inserted = self._insertion.run_alone(_lock_number(request.owner_id), **values)
-        if not inserted:
-            return None
-        log_transition(Event.UPLOAD_REQUESTED, media_id)
-        return inserted[0]
+        return changed_row(Event.UPLOAD_REQUESTED, inserted)
 
     def _insert_statement(self) -> Executable:
         """Return the statement that inserts a pending row if its owner may have one more."""
