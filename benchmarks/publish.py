@@ -8,6 +8,7 @@ from typing import Final
 
 from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
+from devstack.marks import replace_between
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = PROJECT / "benchmarks" / "results.json"
@@ -19,9 +20,7 @@ _END: Final = "<!-- /figures -->\n"
 
 def render(document: str, report: Report) -> str:
     """Return a document with the table of a run between its marks, and the rest as it was."""
-    before, _, rest = document.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}{markdown_table(report.figures)}{_END}{after}"
+    return replace_between(document, _BEGIN, _END, markdown_table(report.figures))
 
 
 def main(results: Path = RESULTS, document: Path = DOCUMENT, chart: Path = CHART) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from devstack.marks import replace_between
 from mediaservice import errors
 from mediaservice.errors import HTTP_ERRORS, PROCESSING_FAILURES, UPLOAD_FAILURES, Failure
 
@@ -26,9 +27,7 @@ def render(document: str) -> str:
     """Return the document with its two tables as the code has them."""
     for name, rows in (("failures", _failures()), ("processing", _processing())):
         begin, end = f"<!-- {name}: make contract -->\n", f"<!-- /{name} -->"
-        before, rest = document.split(begin)
-        _, after = rest.split(end)
-        document = before + begin + "".join(f"{row}\n" for row in rows) + end + after
+        document = replace_between(document, begin, end, "".join(f"{row}\n" for row in rows))
     return document
 
 

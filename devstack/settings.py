@@ -1,9 +1,12 @@
-"""`make settings`: write README's table of settings and .env.example, from `config.settings`."""
+"""`make settings`: README's table of settings and .env.example, from `config.settings`."""
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from config.__main__ import env, table
+from config.settings import BaseSettings, Settings, WorkerSettings
+from devstack.marks import replace_between
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 README: Final = PROJECT / "README.md"
@@ -11,12 +14,75 @@ EXAMPLE: Final = PROJECT / ".env.example"
 BEGIN: Final = "<!-- settings: make settings -->\n"
 END: Final = "<!-- /settings -->"
 
+SECTIONS = {
+    "Every process": BaseSettings,
+    "Web, listener and command line": Settings,
+    "Worker": WorkerSettings,
+}
+# Read by config/gunicorn.py, before there is an application.
+GUNICORN = {
+    "HOST": ("0.0.0.0", "Address that web binds to; development binds 127.0.0.1."),  # noqa: S104
+    "PORT": ("8000", "Port that web binds to."),
+    "WEB_CONCURRENCY": ("2", "Web worker processes; each serves one request at a time."),
+    "PROMETHEUS_MULTIPROC_DIR": (
+        "",
+        "Folder where web's processes keep their metrics. Default: a new temporary one.",
+    ),
+}
+
 
 def render(readme: str) -> str:
     """Return README with its table as the code has it."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return replace_between(readme, BEGIN, END, table())
+
+
+def table() -> str:
+    """Return the settings as Markdown tables, one for each kind of process."""
+    lines = []
+    for title, rows in _sections():
+        lines += [f"**{title}**", "", "| variable | default | |", "|---|---|---|"]
+        for name, default, text, needed in rows:
+            shown = "required" if needed else f"`{default}`" if default else ""
+            lines.append(f"| `{name}` | {shown} | {text} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def env() -> str:
+    """Return an environment file with a sentence for each variable, the defaults commented out."""
+    blocks = []
+    for title, rows in _sections():
+        blocks.append(f"# ---- {title} ----")
+        blocks += [
+            f"# {text}\n{'' if needed else '# '}{name}={'' if needed else default}"
+            for name, default, text, needed in rows
+        ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
+    common = {field.name for field in dataclasses.fields(BaseSettings)}
+    for title, settings in SECTIONS.items():
+        yield (
+            title,
+            [
+                (
+                    field.name.upper(),
+                    _written(field.default),
+                    field.metadata["description"],
+                    field.default is dataclasses.MISSING,
+                )
+                for field in dataclasses.fields(settings)
+                if settings is BaseSettings or field.name not in common
+            ],
+        )
+    yield "gunicorn", [(name, default, text, False) for name, (default, text) in GUNICORN.items()]
+
+
+def _written(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return ""
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from urllib.parse import unquote
 import click
 import pytest
 
-from config.__main__ import env
 from devstack.failures import DOCUMENT, HTTP_WORDS, render
+from devstack.settings import env
 from mediaservice.commands import media
 from mediaservice.errors import HTTP_ERRORS
 from tests.documents import PROJECT, blocks, documents, inline_code, prose

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from config.__main__ import env
 from devstack.process import find_free_ports
-from devstack.settings import README, render
+from devstack.settings import README, env, render
 from tests.builders import jpeg
 from tests.documents import PROJECT, blocks
 from tests.supervised import READY, Run, copy_project
