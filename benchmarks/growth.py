@@ -7,6 +7,7 @@ request at a time: what is compared is how long it takes.
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
@@ -116,12 +117,12 @@ def _figures(costs: Costs, rows: int) -> list[Figure]:
         Figure.compare(
             name,
             f"{operation} at {rows:,} rows",
-            "ms",
             costs,
             ours=f"{operation}, large",
             reference=f"{operation}, small",
             reference_title=f"at {SMALL_ROWS:,}",
-            of=lambda cost: cost.latency_ms,
+            unit="ms",
+            of=attrgetter("latency_ms"),
         )
         for name, operation in OPERATIONS.items()
     ]

@@ -192,17 +192,9 @@ def _waits_for_jobs(
 
 
 def _figures(costs: Costs, waits: Sequence[float]) -> list[Figure]:
-    def rate(name: str, ours: str, reference: str) -> Figure:
-        return Figure.compare(
-            name,
-            f"listener, {ours} a second",
-            "/s",
-            costs,
-            ours=ours,
-            reference=reference,
-            reference_title=reference,
-            of=lambda cost: cost.per_second,
-        )
+    def rate(name: str, side: str, reference: str) -> Figure:
+        title = f"listener, {side} a second"
+        return Figure.compare(name, title, costs, ours=side, reference=reference)
 
     return [
         rate("results_rate", _RESULTS, "pika, an ack for each"),

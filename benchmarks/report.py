@@ -7,6 +7,7 @@ itself.
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -62,15 +63,19 @@ class Figure:
         cls,
         name: str,
         title: str,
-        unit: str,
         costs: Costs,
         *,
         ours: str,
         reference: str,
-        reference_title: str,
-        of: Callable[[Cost], float],
+        reference_title: str = "",
+        unit: str = "/s",
+        of: Callable[[Cost], float] = attrgetter("per_second"),
     ) -> Self:
-        """Return the figure of one side beside another, compared round by round."""
+        """Return the figure of one side beside another, compared round by round, by their rates.
+
+        `of` takes something else of a cost, in `unit`. A reference without a title is called as
+        its side is.
+        """
         pairs = list(zip(costs[ours], costs[reference], strict=True))
         return cls(
             name,
@@ -78,7 +83,7 @@ class Figure:
             unit,
             median(of(a) for a, _ in pairs),
             median(of(b) for _, b in pairs),
-            reference_title,
+            reference_title or reference,
             [of(a) / of(b) for a, b in pairs],
             details_of(costs[ours]),
         )

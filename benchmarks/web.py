@@ -5,6 +5,7 @@ its own database, two cores, and as many workers as suit it.
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -61,12 +62,10 @@ def presign(options: Options, _stack: Stack) -> list[Figure]:
         Figure.compare(
             "presign_rate",
             "presign",
-            "/s",
             costs,
             ours="ours",
             reference="botocore",
             reference_title="botocore S3SigV4QueryAuth",
-            of=lambda cost: cost.per_second,
         )
     ]
 
@@ -132,12 +131,12 @@ def _figures(costs: Costs) -> list[Figure]:
         return Figure.compare(
             name,
             f"{side}, CPU per request",
-            "µs",
             costs,
             ours=side,
             reference=reference,
             reference_title=reference_title,
-            of=lambda cost: cost.cpu_us,
+            unit="µs",
+            of=attrgetter("cpu_us"),
         )
 
     return [
@@ -145,12 +144,10 @@ def _figures(costs: Costs) -> list[Figure]:
         Figure.compare(
             "request_upload_rate",
             "request-upload, requests a second",
-            "/s",
             costs,
             ours="request-upload",
             reference="FastAPI",
             reference_title="FastAPI + asyncpg + boto3",
-            of=lambda cost: cost.per_second,
         ),
         cpu("fastapi_cpu", "FastAPI", "floor", "the floor"),
         *(

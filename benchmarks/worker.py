@@ -159,24 +159,16 @@ def _waits_until_ready(samples: int, stack: Stack, database: Database, photo: by
 
 
 def _rates(costs: Costs) -> list[Figure]:
-    def rate(name: str, title: str, ours: str, reference: str, reference_title: str) -> Figure:
+    def rate(name: str, title: str, side: str, reference: str, reference_title: str) -> Figure:
+        title = f"{title}, photos a second per core"
         return Figure.compare(
-            name,
-            title,
-            "/s",
-            costs,
-            ours=ours,
-            reference=reference,
-            reference_title=reference_title,
-            of=lambda cost: cost.per_second,
+            name, title, costs, ours=side, reference=reference, reference_title=reference_title
         )
 
-    code = "image code, photos a second per core"
-    whole = "whole worker, photos a second per core"
     return [
-        rate("render_rate", code, "ours", "vips", "libvips, decoding per width"),
-        rate("render_rate_pillow", code, "ours", "pillow", "Pillow, decoding once"),
-        rate("pipeline_rate", whole, _PIPELINE, "ours", "its image code alone"),
+        rate("render_rate", "image code", "ours", "vips", "libvips, decoding per width"),
+        rate("render_rate_pillow", "image code", "ours", "pillow", "Pillow, decoding once"),
+        rate("pipeline_rate", "whole worker", _PIPELINE, "ours", "its image code alone"),
     ]
 
 

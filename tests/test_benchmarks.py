@@ -24,12 +24,10 @@ def compare(ours, reference, name="presign_rate"):
     return Figure.compare(
         name,
         "presign",
-        "/s",
         {"ours": [cost(s) for s in ours], "other": [cost(s) for s in reference]},
         ours="ours",
         reference="other",
         reference_title="another",
-        of=lambda each: each.per_second,
     )
 
 
@@ -84,10 +82,7 @@ def test_details_are_per_operation_and_say_nothing_of_what_was_not_measured():
     details = compare([1, 1, 1], [1, 1, 1]).details
     assert details == {"per_second": 10, "cpu_us": 50_000}
     metered = cost(1, servers={"postgresql": 0.1}, wal_bytes=5_000, latency_seconds=0.002)
-    figure = Figure.compare(
-        "x", "x", "", {"a": [metered], "b": [metered]}, ours="a", reference="b",
-        reference_title="", of=lambda each: each.us,
-    )  # fmt: skip
+    figure = Figure.compare("x", "x", {"a": [metered], "b": [metered]}, ours="a", reference="b")
     assert figure.details["postgresql_cpu_us"] == pytest.approx(10_000)
     assert (figure.details["wal_bytes"], figure.details["latency_ms"]) == (500, 2)
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from mediaworker.renditions import MAIN_LONGEST_SIDE, VARIANT_WIDTHS
+
 QUALITY: Final = 80
 EFFORT: Final = 4
-MAIN_LONGEST_SIDE: Final = 2048
-WIDTHS: Final = (1280, 640, 320)
 
 # Encoded renditions by their width, the largest first.
 Renditions = Iterator[tuple[int, bytes]]
@@ -42,10 +42,7 @@ def render_by_vips(original: bytes) -> Renditions:
         data: bytes = image.webpsave_buffer(Q=QUALITY, effort=EFFORT, keep="none")
         return image.width, data
 
-    yield (main := thumbnail(MAIN_LONGEST_SIDE, MAIN_LONGEST_SIDE))
-    for width in WIDTHS:
-        if width < main[0]:
-            yield thumbnail(width, 10 * width)
+    return _of_each_width(thumbnail)
 
 
 def render_by_pillow(original: bytes) -> Renditions:
@@ -61,8 +58,13 @@ def render_by_pillow(original: bytes) -> Renditions:
         smaller.save(written, "WEBP", quality=QUALITY, method=EFFORT)
         return smaller.width, written.getvalue()
 
+    return _of_each_width(thumbnail)
+
+
+def _of_each_width(thumbnail: Callable[[int, int], tuple[int, bytes]]) -> Renditions:
+    """Yield the renditions that the worker makes, by a function of largest width and height."""
     yield (main := thumbnail(MAIN_LONGEST_SIDE, MAIN_LONGEST_SIDE))
-    for width in WIDTHS:
+    for width in VARIANT_WIDTHS.values():
         if width < main[0]:
             yield thumbnail(width, 10 * width)
 
