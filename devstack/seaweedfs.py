@@ -18,7 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from devstack.process import Process, ServiceError, find_free_ports
+from devstack.process import START_SECONDS, Process, ServiceError, find_free_ports
 
 # S3, master, volume, filer and admin; each with its gRPC port 10,000 above.
 PORT_OFFSETS: Final = (0, 1, 2, 3, 4, 10_000, 10_001, 10_002, 10_003, 10_004)
@@ -62,8 +62,8 @@ class SeaweedFS(Process):
         self._remove_sockets()
         return code
 
-    def client(self) -> Any:
-        """Return a boto3 client with the administrator's keys."""
+    def client(self, *, read_timeout: float = 5) -> Any:
+        """Return a boto3 client with the administrator's keys; the time-out is in seconds."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -76,7 +76,7 @@ class SeaweedFS(Process):
                 proxies={},
                 retries={"total_max_attempts": 1},
                 connect_timeout=1,
-                read_timeout=5,
+                read_timeout=read_timeout,
             ),
         )
 
@@ -133,7 +133,8 @@ class SeaweedFS(Process):
 
     def _takes_objects(self) -> bool:
         # The S3 port answers before there is a volume to write to: only a PUT tells.
-        client = self.client()
+        # One that is given up may still be done, after the next one's object was deleted.
+        client = self.client(read_timeout=START_SECONDS)
         try:
             for bucket in (self.raw_bucket, self.public_bucket):
                 client.put_object(Bucket=bucket, Key=".probe", Body=b"?")
