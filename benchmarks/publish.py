@@ -9,8 +9,8 @@ from typing import Final
 from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
 from devstack.marks import replace_between
+from mediaservice import PROJECT
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = PROJECT / "benchmarks" / "results.json"
 DOCUMENT: Final = PROJECT / "docs" / "benchmarks.md"
 CHART: Final = PROJECT / "docs" / "images" / "benchmarks.png"

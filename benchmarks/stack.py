@@ -26,10 +26,10 @@ from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import PROJECT
 from mediaservice.broker.connection import create_topology
 from mediaservice.models import Base, create_database_engine
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
 MEASURED_CORES: Final = (0, 1)
 OTHER_CORES: Final = (2, 3)
 # Each side at its best: sync workers wait for the disk at each commit, an event loop does not.

@@ -21,9 +21,10 @@ from benchmarks.photos import CONTENT_TYPES, load_photos
 from benchmarks.references.pixels import SIDES
 from benchmarks.report import Figure
 from benchmarks.similarity import structural_similarity
-from benchmarks.stack import MEASURED_CORES, PROJECT, Database, Stack, on_cores
+from benchmarks.stack import MEASURED_CORES, Database, Stack, on_cores
 from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import wait_until
+from mediaservice import PROJECT
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
 from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode, public_prefix
 

@@ -5,6 +5,8 @@ No fixtures and no assertions here: `conftest` starts servers, tests say what sh
 
 import io
 import random
+import subprocess
+import sys
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +14,7 @@ from uuid import UUID, uuid4
 from PIL import Image
 
 from config.settings import Settings, WorkerSettings
+from mediaservice import PROJECT
 from mediaservice.messages import ProcessRequest, public_prefix
 
 ORIGIN = "https://app.example.com"
@@ -101,3 +104,18 @@ def process_request(**fields: Any) -> ProcessRequest:
         "requested_at": datetime.now(UTC),
     }
     return ProcessRequest(media_id=media_id, **{**values, **fields})
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Return the names of all modules that a new process has loaded once it has imported these."""
+    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    return set(printed.split())

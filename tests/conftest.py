@@ -30,6 +30,7 @@ from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.listener import Listener
 from mediaservice.models import Base, create_database_engine
+from tests.builders import environment
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES
 from tests.service import Service
@@ -170,18 +171,7 @@ def make_proxy() -> Iterator[Callable[[int], Proxy]]:
 @pytest.fixture
 def environ(sqlite_url: str) -> dict[str, str]:
     """Environment variables of a complete development configuration without servers."""
-    return {
-        "APP_ENV": "development",
-        "AUTH_MODE": "development",
-        "DATABASE_URL": sqlite_url,
-        "BROKER_URL": "inline:",
-        "S3_ENDPOINT": "http://127.0.0.1:9",
-        "S3_ACCESS_KEY_ID": "test-access-key",
-        "S3_SECRET_ACCESS_KEY": "test-secret-key",
-        "S3_RAW_BUCKET": "raw",
-        "S3_PUBLIC_BUCKET": "public",
-        "CDN_BASE_URL": "https://cdn.test",
-    }
+    return environment(DATABASE_URL=sqlite_url)
 
 
 @pytest.fixture

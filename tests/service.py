@@ -18,10 +18,10 @@ from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, wait_until
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
 from tests.world import store_environment
 
-PROJECT = Path(__file__).resolve().parent.parent
 FINAL = ("ready", "failed")
 
 

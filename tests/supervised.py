@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from devstack.process import wait_until
+from mediaservice import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
 READY = "media-service: ready"
 
 

@@ -2,14 +2,13 @@
 
 import ast
 import functools
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+from mediaservice import PROJECT
+from tests.builders import loaded_by
 
 # Lower layers first; a module imports from its own layer's row or those before it.
 LAYERS = (
@@ -219,18 +218,7 @@ def test_worker_and_listener_do_without_flask():
         ("worker_listener", {"alembic", "flask", "werkzeug", "jwt"}),
     ],
 )
-def test_a_process_loads_nothing_that_it_does_not_need(
-    entry: str, spared: set[str], environ: dict[str, str]
-):
-    program = f"import sys, {entry}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=PROJECT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout.split()
+def test_a_process_loads_nothing_that_it_does_not_need(entry: str, spared: set[str]):
+    loaded = loaded_by(entry)
     assert entry in loaded
-    assert not spared & set(loaded)
+    assert not spared & loaded

@@ -13,7 +13,7 @@ from benchmarks.publish import DOCUMENT, RESULTS, main, render
 from benchmarks.report import Figure, Report, markdown_table, number, text_table
 from benchmarks.rows import sample_owners
 from benchmarks.similarity import mean_ssim, structural_similarity
-from tests.documents import PROJECT
+from mediaservice import PROJECT
 
 
 def cost(seconds, **values):

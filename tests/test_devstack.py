@@ -15,11 +15,11 @@ import pytest
 
 from devstack.process import Process, ServiceError, find_free_ports, wait_until
 from devstack.seaweedfs import SOCKETS, YOUNG_SECONDS, remove_dead_sockets
+from mediaservice import PROJECT
 from tests.builders import environment
 from tests.service import answers
 from tests.supervised import left_over
 
-PROJECT = Path(__file__).resolve().parent.parent
 SERVERS = """
 import sys, threading
 from pathlib import Path

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mediaservice import PROJECT
 from tests.builders import environment
-from tests.documents import PROJECT, blocks, documents, inline_code
+from tests.documents import blocks, documents, inline_code
 
 PROGRAMS = "docker|flask|gunicorn|make|npm|python3?|rabbitmqctl"
 COMMAND = re.compile(rf"(?:[A-Z_]+=(?:\$\(.*?\)|\S+) )*(?:\.venv/bin/)?(?:{PROGRAMS}) [a-z./-].*")

@@ -9,9 +9,10 @@ import pytest
 
 from devstack.failures import DOCUMENT, HTTP_WORDS, render
 from devstack.settings import env
+from mediaservice import PROJECT
 from mediaservice.commands import media
 from mediaservice.errors import HTTP_ERRORS
-from tests.documents import PROJECT, blocks, documents, inline_code, prose
+from tests.documents import blocks, documents, inline_code, prose
 
 CONSTANTS = {
     name

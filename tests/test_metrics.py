@@ -6,7 +6,6 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from config.settings import ConfigurationError, Settings
-from mediaservice import create_app, health
+from mediaservice import PROJECT, create_app, health
 from mediaservice.broker import Delivery
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.lifecycle import ResultOutcome
@@ -34,7 +33,6 @@ from mediaworker.worker import Worker
 from tests.builders import process_request, production, worker_settings
 from tests.world import failed, processed
 
-PROJECT = Path(__file__).resolve().parent.parent
 ALICE = uuid4()
 
 

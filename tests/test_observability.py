@@ -4,17 +4,15 @@ import ast
 import json
 import re
 from itertools import chain
-from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from mediaservice import errors, metrics
+from mediaservice import PROJECT, errors, metrics
 from mediaservice.errors import Failure
 
-PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
 RUNBOOK = (DOCS / "runbook.md").read_text()
 DASHBOARD = json.loads((DOCS / "observability" / "grafana-dashboard.json").read_text())

@@ -16,12 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import Settings
 from devstack.process import Process, find_free_ports, wait_until
+from mediaservice import PROJECT
 from mediaservice.storage import Storage
 from tests.builders import jpeg
 from tests.service import answers, measured
 from tests.world import store_environment
 
-PROJECT = Path(__file__).resolve().parent.parent
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
 GATEWAY_TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 ALICE = uuid4()

@@ -10,8 +10,9 @@ import requests
 
 from devstack.process import find_free_ports
 from devstack.settings import README, env, render
+from mediaservice import PROJECT
 from tests.builders import jpeg
-from tests.documents import PROJECT, blocks
+from tests.documents import blocks
 from tests.supervised import READY, Run, copy_project
 
 ADDRESS = "http://127.0.0.1:8000"

@@ -22,12 +22,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from config.settings import Settings
 from devstack.process import Process, find_free_ports
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import PROJECT
 from mediaservice.models import Base, create_database_engine
 from mediaservice.storage import Storage
 from tests.builders import environment
 from tests.npm import install
 
-PROJECT = Path(__file__).resolve().parents[2]
 ARTIFACTS = PROJECT / "artifacts" / "browser"
 NPM = Path(__file__).parent / "npm"
 WAIT_MS = 20_000

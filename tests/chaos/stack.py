@@ -13,8 +13,8 @@ from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 # Short times, so that every deadline of the design passes several times in one run.
 UPLOAD_URL_TTL_SECONDS = 15
 UPLOAD_GRACE_SECONDS = 6

@@ -10,11 +10,10 @@ from flask.testing import FlaskClient
 
 from devstack.process import Process, is_listening
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import PROJECT
 from mediaservice.lifecycle import Lifecycle
 from tests.builders import jpeg
 from tests.security.tokens import ALICE, token
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Web(Process):
