@@ -34,7 +34,7 @@ class _Day(NamedTuple):
     """What stays the same for a day, or until the keys rotate."""
 
     date: str
-    secret_key: str
+    keys: tuple[str, str]
     scope: str
     credential: str
     # The two hashes of an HMAC, fed with the signing key: copying them takes half of hmac's time.
@@ -85,9 +85,9 @@ class UrlSigner:
         """
         credentials = self._find_credentials()
         stamp = _timestamp(int(time() if at is None else at.timestamp()))
-        day = self._day
-        if day is None or day.secret_key != credentials.secret_key or day.date != stamp[:8]:
-            day = self._day = self._begin_day(credentials, stamp[:8])
+        day, keys = self._day, (credentials.access_key, credentials.secret_key)
+        if day is None or day.keys != keys or day.date != stamp[:8]:
+            day = self._day = self._begin_day(keys, stamp[:8])
         if self._is_virtual:
             host, path = f"{bucket}.{self._host}", self._path
         else:
@@ -114,16 +114,17 @@ class UrlSigner:
             f"&X-Amz-Signature={outer.hexdigest()}"
         )
 
-    def _begin_day(self, credentials: Credentials, date: str) -> _Day:
+    def _begin_day(self, keys: tuple[str, str], date: str) -> _Day:
+        access_key, secret_key = keys
         scope = f"{date}/{self._region}/s3/aws4_request"
-        credential = quote(f"{credentials.access_key}/{scope}", safe="")
-        signing_key = f"AWS4{credentials.secret_key}".encode()
+        credential = quote(f"{access_key}/{scope}", safe="")
+        signing_key = f"AWS4{secret_key}".encode()
         for part in scope.split("/"):
             signing_key = hmac.digest(signing_key, part.encode(), "sha256")
         block = signing_key.ljust(_BLOCK_BYTES, b"\0")
         return _Day(
             date,
-            credentials.secret_key,
+            keys,
             scope,
             f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={credential}",
             hashlib.sha256(bytes(byte ^ 0x36 for byte in block)),
