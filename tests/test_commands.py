@@ -29,7 +29,7 @@ from mediaservice.broker import (
 from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
-from tests.builders import UNKNOWN_ID, jpeg, png
+from tests.builders import ORIGIN, UNKNOWN_ID, jpeg, png
 from tests.service import measured
 from tests.world import World, store_environment
 
@@ -218,7 +218,7 @@ def test_init_makes_everything_and_is_safe_to_repeat(run, world):
         assert made == {
             "raw_bucket": world.storage.raw_bucket,
             "public_bucket": world.storage.public_bucket,
-            "web_origins": [],
+            "web_origins": [ORIGIN],
             "broker": "inline",
         }
     assert "(private)" in run("init").out
@@ -227,7 +227,7 @@ def test_init_makes_everything_and_is_safe_to_repeat(run, world):
 def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(run, make_world, world):
     run("init")
     checks = run("doctor", "--json").json
-    assert checks[-1]["totals"] == {"ok": 19, "warning": 0, "failed": 2, "skipped": 3}
+    assert checks[-1]["totals"] == {"ok": 20, "warning": 0, "failed": 2, "skipped": 2}
     names = {check["name"]: check for check in checks[:-1]}
     assert {name for name, check in names.items() if check["verdict"] == "failed"} == {
         "migrations",  # the tests' databases are made without them

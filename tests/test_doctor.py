@@ -18,9 +18,9 @@ from mediaservice import PROJECT, add_commands, create_app
 from mediaservice.broker import PROCESS_QUEUE
 from mediaservice.broker.connection import create_topology
 from mediaservice.doctor import Verdict, examine_service
+from tests.builders import ORIGIN
 from tests.world import store_environment
 
-ORIGIN = "https://app.example.com"
 OTHER_ORIGIN = "https://admin.example.com"
 
 

@@ -20,8 +20,8 @@ from mediaservice.storage import (
     Storage,
     StoreUnavailable,
 )
+from tests.builders import ORIGIN
 
-ORIGIN = "https://app.example.com"
 BODY = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8
 
 
