@@ -99,13 +99,14 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaservice.broker import RESULTS_QUEUE
     from mediaservice.broker.inline import InlineBroker
     from mediaservice.broker.rabbitmq import RabbitMQ
-    from mediaservice.listener import RESULT_BATCH
+    from mediaservice.listener import PUBLISHERS, RESULT_BATCH
 
     if settings.broker_url != "inline:":
         return RabbitMQ(
             settings.broker_url,
             queue=RESULTS_QUEUE,
             prefetch=2 * RESULT_BATCH,
+            publishers=PUBLISHERS,
             wait=stopping.wait,
         )
     from mediaservice.storage import Storage

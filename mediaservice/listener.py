@@ -32,6 +32,7 @@ from mediaservice.tracing import MessageSpan
 
 RESULT_BATCH = 100
 DISPATCH_BATCH = 50
+PUBLISHERS = 4  # connections that await confirms at the same time; more are slower here
 HOUSEKEEPING_BATCH = 20
 HOUSEKEEPING_SECONDS = 1.0
 SAMPLE_SECONDS = 15.0

@@ -207,12 +207,12 @@ def test_reconnecting_backs_off(make_broker):
     """While it does, no connection is tried, so a loop may ask as often as it likes."""
     broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
     assert not broker.can_publish
-    assert broker._publishing._retry_at > time.monotonic()
+    assert broker._publishing[0]._retry_at > time.monotonic()
     waits = []
     for _ in range(8):
-        broker._publishing._retry_at = 0
+        broker._publishing[0]._retry_at = 0
         assert not broker.can_publish
-        waits.append(broker._publishing._retry_at - time.monotonic())
+        waits.append(broker._publishing[0]._retry_at - time.monotonic())
     assert waits[-1] > waits[0]
     assert max(waits) <= 10
 
@@ -336,7 +336,7 @@ def test_a_connection_that_is_lost_while_nothing_is_done_is_noticed(
     make_broker, proxy, url_by_proxy
 ):
     broker = make_broker(url_by_proxy)
-    links = [broker._publishing, broker._consuming]
+    links = [*broker._publishing, broker._consuming]
     assert all(link.open().is_open for link in links)
     proxy.cut()
 
@@ -428,7 +428,7 @@ def test_a_message_set_aside_keeps_its_body_and_gets_a_reason(amqp, broker):
 def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
     put(amqp, MEDIA_PROCESSED, b"garbage")
     (delivery,) = consume(broker)
-    broker._publishing.fail(RuntimeError("lost"))  # and backs off now
+    broker._publishing[0].fail(RuntimeError("lost"))  # and backs off now
     broker.dead_letter(delivery, "it is garbage")
     _, properties, body = take(amqp, DEAD_LETTER_QUEUE)
     assert body == b"garbage"
@@ -458,7 +458,7 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
     told = partial(
         REGISTRY.get_sample_value,
         "media_broker_blocked_total",
-        {"link": f"{RESULTS_QUEUE} publisher"},
+        {"link": f"{RESULTS_QUEUE} publisher 1"},
     )
     before = told()
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")

@@ -4,6 +4,7 @@ In one process, where the moment of the fault can be chosen; `test_recovery` doe
 """
 
 import http.client
+import itertools
 import random
 import threading
 from datetime import timedelta
@@ -18,6 +19,7 @@ from prometheus_client import REGISTRY
 from devstack.process import wait_until
 from mediaservice import create_app
 from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker import rabbitmq as broker_module
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
@@ -119,17 +121,17 @@ def test_connection_lost_in_the_middle_of_publishing(
 ):
     listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{broker_proxy.port}/")
     media_ids = {world.insert() for _ in range(10)}
-    publish, published = listener._broker._publish, []
+    publish, numbers, lost = broker_module._publish_one, itertools.count(1), threading.Event()
 
     def publish_and_lose(channel, publication):
-        published.append(publication)
-        if len(published) == 4:
-            broker_proxy.cut()
         publish(channel, publication)
+        if next(numbers) == 4:
+            broker_proxy.cut()
+            lost.set()
 
-    monkeypatch.setattr(listener._broker, "_publish", publish_and_lose)
-    run_until(listener, lambda: len(published) >= 4, "the loss")
-    assert 3 <= count(amqp, PROCESS_QUEUE) < 10, "a queue that is not empty holds nobody back"
+    monkeypatch.setattr(broker_module, "_publish_one", publish_and_lose)
+    run_until(listener, lost.is_set, "the loss")
+    assert 4 <= count(amqp, PROCESS_QUEUE) < 10, "a queue that is not empty holds nobody back"
     for media_id in media_ids:
         world.age(media_id, 11)
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE) >= 10, "the rest")

@@ -1,11 +1,13 @@
 """Publishing with confirms and consuming with acknowledgements, for a loop.
 
-One thread, two connections: RabbitMQ stops reading from connections that publish while it is short
-of memory or disk, and results must flow even then.
+One thread calls. What is consumed has a connection of its own: RabbitMQ stops reading from those
+that publish while it is short of memory or disk, and results must flow even then.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, Final
 
 import pika
@@ -31,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 
 class RabbitMQ:
-    """Consumes one queue and publishes to the exchange, over two connections, from one thread.
+    """Consumes one queue over one connection, and publishes to the exchange over `publishers`.
 
     `wait` is how to pass time while there is no connection; a loop gives one that a signal ends.
     """
@@ -42,11 +44,16 @@ class RabbitMQ:
         *,
         queue: str,
         prefetch: int,
+        publishers: int = 1,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._queue = queue
         self._wait = wait
-        self._publishing = Link(url, f"{queue} publisher", lambda c: c.confirm_delivery())
+        self._publishing = [
+            Link(url, f"{queue} publisher {number}", lambda c: c.confirm_delivery())
+            for number in range(1, publishers + 1)
+        ]
+        self._publishers = ThreadPoolExecutor(publishers, "publisher")
         self._prefetch = prefetch
         self._unsettled: set[int] = set()  # delivery tags of this connection
         self._consuming = Link(url, f"{queue} consumer", self._begin_consuming)
@@ -54,45 +61,36 @@ class RabbitMQ:
     @property
     def can_publish(self) -> bool:
         """Connect if need be; False while disconnected or blocked by the broker."""
-        self._publishing.service()
         try:
-            self._publishing.open()
+            for link in self._publishing:
+                link.service()
+                link.open()
         except BrokerUnavailable:
             return False
-        return not self._publishing.blocked
+        return not any(link.blocked for link in self._publishing)
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish persistently and `mandatory`; return those that were not routed and confirmed.
 
-        A lost connection leaves the rest of the batch unpublished: they are returned, and one of
-        them may have arrived all the same. Consumers see the same `message_id` twice then.
+        A connection awaits one confirm at a time, so all of them share a batch. A lost one leaves
+        the rest of its share unpublished: they are returned, and one of them may have arrived all
+        the same. Consumers see the same `message_id` twice then.
         """
-        failed = []
-        for index, publication in enumerate(publications):
-            try:
-                channel = self._publishing.open()
-                self._publish(channel, publication)
-                metrics.BROKER_PUBLISHES.labels("confirmed").inc()
-            except (UnroutableError, NackError) as error:
-                metrics.BROKER_PUBLISHES.labels("refused").inc()
-                log.error("publish_refused", message_id=publication.message_id, reason=repr(error))
-                failed.append(publication)
-            except BrokerUnavailable:
-                return failed + list(publications[index:])
-            except (AMQPError, OSError) as error:
-                metrics.BROKER_PUBLISHES.labels("lost").inc()
-                self._publishing.fail(error)
-                return failed + list(publications[index:])
-        return failed
+        count = min(len(self._publishing), len(publications))
+        if count < 2:
+            return _publish(self._publishing[0], publications)
+        shares = [publications[first::count] for first in range(count)]
+        failed = self._publishers.map(_publish, self._publishing, shares)
+        return list(chain.from_iterable(failed))
 
     def count_waiting(self, queue: str) -> int:
         """Return how many messages wait in a queue; 0 when it cannot be known."""
         try:
-            answer = self._publishing.open().queue_declare(queue, passive=True)
+            answer = self._publishing[0].open().queue_declare(queue, passive=True)
         except BrokerUnavailable:
             return 0
         except (AMQPError, OSError) as error:
-            self._publishing.fail(error)
+            self._publishing[0].fail(error)
             return 0
         return int(answer.method.message_count)
 
@@ -101,7 +99,8 @@ class RabbitMQ:
 
         Without a connection it waits just as long and returns nothing.
         """
-        self._publishing.service()
+        for link in self._publishing:
+            link.service()
         deliveries: list[Delivery] = []
         try:
             channel = self._consuming.open()
@@ -164,7 +163,7 @@ class RabbitMQ:
             reason=reason,
         )
         try:
-            self._publishing.open().basic_publish(
+            self._publishing[0].open().basic_publish(
                 DEAD_LETTER_EXCHANGE,
                 delivery.routing_key,
                 delivery.body,
@@ -184,31 +183,16 @@ class RabbitMQ:
         self.ack([delivery])
 
     def rest(self, seconds: float) -> None:
-        """Wait, then do the pending I/O of both connections, heartbeats above all."""
+        """Wait, then do the pending I/O of all connections, heartbeats above all."""
         self._wait(seconds)
-        self._publishing.service()
-        self._consuming.service()
+        for link in (*self._publishing, self._consuming):
+            link.service()
 
     def close(self) -> None:
-        """Close both connections; what was not acknowledged goes to another consumer."""
-        self._consuming.drop()
-        self._publishing.drop()
-
-    def _publish(self, channel: BlockingChannel, publication: Publication) -> None:
-        routing_key, body = encode(publication.message)
-        channel.basic_publish(
-            EXCHANGE,
-            routing_key,
-            body,
-            pika.BasicProperties(
-                content_type="application/json",
-                delivery_mode=pika.DeliveryMode.Persistent,
-                message_id=publication.message_id,
-                correlation_id=publication.correlation_id,
-                headers=_trace_headers(publication.traceparent),
-            ),
-            mandatory=True,
-        )
+        """Close all connections; what was not acknowledged goes to another consumer."""
+        for link in (self._consuming, *self._publishing):
+            link.drop()
+        self._publishers.shutdown()
 
     def _begin_consuming(self, channel: BlockingChannel) -> None:
         self._unsettled.clear()
@@ -225,6 +209,43 @@ class RabbitMQ:
                 self._consuming.channel.basic_reject(delivery.delivery_tag, requeue=False)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)
+
+
+def _publish(link: Link, publications: Sequence[Publication]) -> list[Publication]:
+    """Publish over one connection, one confirm at a time; return what failed, as `publish` does."""
+    failed = []
+    for index, publication in enumerate(publications):
+        try:
+            _publish_one(link.open(), publication)
+            metrics.BROKER_PUBLISHES.labels("confirmed").inc()
+        except (UnroutableError, NackError) as error:
+            metrics.BROKER_PUBLISHES.labels("refused").inc()
+            log.error("publish_refused", message_id=publication.message_id, reason=repr(error))
+            failed.append(publication)
+        except BrokerUnavailable:
+            return [*failed, *publications[index:]]
+        except (AMQPError, OSError) as error:
+            metrics.BROKER_PUBLISHES.labels("lost").inc()
+            link.fail(error)
+            return [*failed, *publications[index:]]
+    return failed
+
+
+def _publish_one(channel: BlockingChannel, publication: Publication) -> None:
+    routing_key, body = encode(publication.message)
+    channel.basic_publish(
+        EXCHANGE,
+        routing_key,
+        body,
+        pika.BasicProperties(
+            content_type="application/json",
+            delivery_mode=pika.DeliveryMode.Persistent,
+            message_id=publication.message_id,
+            correlation_id=publication.correlation_id,
+            headers=_trace_headers(publication.traceparent),
+        ),
+        mandatory=True,
+    )
 
 
 def _trace_headers(traceparent: str | None) -> dict[str, str] | None:
