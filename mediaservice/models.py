@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -216,6 +217,7 @@ def create_database_engine(database_url: str) -> Engine:
             isolation_level="AUTOCOMMIT",
             # There is nothing to roll back: whoever begins a transaction also ends it.
             pool_reset_on_return=None,
+            json_deserializer=msgspec.json.decode,  # a page of a list has variants by the hundred
             pool_size=2,
             max_overflow=2,
             connect_args={
