@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, NoReturn
 
+from flask import Request, request
 from flask_smorest import Blueprint, abort
-from marshmallow import RAISE, Schema
-from webargs.flaskparser import FlaskParser, is_json_request
+from marshmallow import RAISE, Schema, ValidationError
+from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
 Decorator = Callable[[Any], Any]
@@ -21,24 +22,16 @@ _LONGEST_NUMBER: Final = 30
 
 
 class StrictParser(FlaskParser):
-    """webargs' parser; a body must be declared, and be, JSON in UTF-8 without ambiguities."""
+    """webargs' parser, which lets nothing pass in a query that is not declared."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - as webargs declares it
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
         "query": RAISE,
     }
 
-    def _raw_load_json(self, req: Any) -> Any:
-        if not is_json_request(req):
-            abort(415, message="The body must be sent as application/json.")
-        try:
-            return decode_json(_read_body(req))
-        except ValueError as error:
-            abort(400, message=f"The body is not JSON as this service reads it: {error}.")
-
 
 class StrictBlueprint(Blueprint):
-    """A blueprint whose arguments are read strictly, and whose query has nothing undeclared.
+    """A blueprint whose arguments are read strictly.
 
     Its views return finished responses, so what describes those is for the document alone.
     """
@@ -46,23 +39,28 @@ class StrictBlueprint(Blueprint):
     ARGUMENTS_PARSER = StrictParser()
 
     def arguments(self, schema: Schema, *, location: str = "json", **kwargs: Any) -> Decorator:
-        """Give the view what a schema reads; of headers nothing, if none of them is there."""
-        decorate: Decorator = super().arguments(schema, location=location, **kwargs)
-        if location != "headers":
-            return decorate
+        """Give the view what a schema reads.
+
+        What every request has, or most have not, is read without webargs, which takes as long as
+        the rest of the view: the body, and headers of which none is there.
+        """
+        decorate = super().arguments(schema, location=location, **kwargs)
         names = [field.data_key or name for name, field in schema.fields.items()]
 
         def give(view: Any) -> Any:
-            reading = decorate(view)
+            by_webargs = decorate(view)
 
-            @wraps(reading)
-            def wrapped(*args: Any, **kwargs: Any) -> Any:
-                headers = self.ARGUMENTS_PARSER.get_default_request().headers
-                if any(name in headers for name in names):
-                    return reading(*args, **kwargs)
+            @wraps(by_webargs)
+            def from_body(*args: Any, **kwargs: Any) -> Any:
+                return view(*args, _load_body(schema), **kwargs)
+
+            @wraps(by_webargs)
+            def from_headers(*args: Any, **kwargs: Any) -> Any:
+                if any(name in request.headers for name in names):
+                    return by_webargs(*args, **kwargs)
                 return view(*args, {}, **kwargs)
 
-            return wrapped
+            return {"json": from_body, "headers": from_headers}.get(location, by_webargs)
 
         return give
 
@@ -90,20 +88,36 @@ def _document(decorate: Decorator) -> Decorator:
     return document
 
 
-def _read_body(req: Any) -> bytes:
+def _load_body(schema: Schema) -> Any:
+    """Return what a schema reads in a body that is declared, and is, JSON without ambiguities."""
+    if not request.is_json:
+        abort(415, message="The body must be sent as application/json.")
+    try:
+        return schema.load(decode_json(_read_body(request)))
+    except ValidationError as error:
+        abort(422, exc=error, messages={"json": error.messages})
+    except ValueError as error:
+        abort(400, message=f"The body is not JSON as this service reads it: {error}.")
+
+
+def _read_body(req: Request) -> bytes:
     """Return the whole body; a cut or overlong one is a failure, where werkzeug would shorten it.
 
     The application's MAX_CONTENT_LENGTH must be larger than MAX_BODY_BYTES.
     """
+    length = req.content_length
+    if length is not None and length > MAX_BODY_BYTES:
+        abort(413)
     try:
-        body: bytes = req.get_data(cache=True)
+        # What comes in chunks is measured by werkzeug; what has a length needs no more than that.
+        body: bytes = req.get_data() if length is None else req.environ["wsgi.input"].read(length)
     except HTTPException:
         raise
     except Exception:  # noqa: BLE001 - each server has its own for a body that is ill-framed
         abort(400, message="The body could not be read to its end.")
     if len(body) > MAX_BODY_BYTES:
         abort(413)
-    if req.content_length not in (None, len(body)):
+    if length not in (None, len(body)):
         abort(400, message="The body is shorter than its Content-Length.")
     return body
 
