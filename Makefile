@@ -4,7 +4,7 @@ SHELL := /bin/sh
 python := .venv/bin/python
 # A process for each core; each starts servers of its own, so that more would want much memory.
 pytest := $(python) -m pytest --numprocesses $(shell nproc) --maxprocesses 4 --dist worksteal
-code := app.py worker_listener.py benchmarks config devstack mediaservice mediaworker migrations tests
+code := app.py worker_listener.py benchmarks config devstack docgen mediaservice mediaworker migrations tests
 
 .PHONY: help
 help: ## Show this list
@@ -53,16 +53,16 @@ format: venv ## Put the code in shape
 
 .PHONY: openapi
 openapi: venv ## Write docs/openapi.json anew from the code
-	$(python) -m devstack.openapi
+	$(python) -m docgen.openapi
 
 .PHONY: contract
 contract: venv ## Write docs/messages/ and the tables of docs/contract.md anew from the code
-	$(python) -m devstack.contract
-	$(python) -m devstack.failures
+	$(python) -m docgen.messages
+	$(python) -m docgen.contract
 
 .PHONY: settings
 settings: venv ## Write README's table of settings and .env.example anew from the code
-	$(python) -m devstack.settings
+	$(python) -m docgen.settings
 
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date

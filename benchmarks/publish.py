@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
-from devstack.marks import replace_between
+from docgen.marks import replace_between
 from mediaservice import PROJECT
 
 RESULTS: Final = PROJECT / "benchmarks" / "results.json"

@@ -12,13 +12,12 @@ import threading
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Final, NoReturn
 
 from devstack.process import Process, ServiceError, are_free, is_listening, wait_until
 from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS, find_port
+from mediaservice import PROJECT
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = PROJECT / "var"
 WATCH_SECONDS: Final = 0.5
 SETUP_SECONDS: Final = 120

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from moto import mock_aws
 
-from devstack import openapi
+from docgen import openapi
 from mediaservice import create_app
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media

@@ -7,8 +7,8 @@ from urllib.parse import unquote
 import click
 import pytest
 
-from devstack.failures import DOCUMENT, HTTP_WORDS, render
-from devstack.settings import env
+from docgen.contract import DOCUMENT, HTTP_WORDS, render
+from docgen.settings import env
 from mediaservice import PROJECT
 from mediaservice.commands import media
 from mediaservice.errors import HTTP_ERRORS
@@ -30,7 +30,7 @@ FLASK = re.compile(r"\bflask --app app ([a-z].*)|^flask media ([a-z].*)", re.MUL
 MODULE = re.compile(r"\bpython3? -m ([a-z_.]+)")
 VARIABLE = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
 # Paths below these folders are told from other slashes in prose.
-FOLDERS = "config|devstack|docs|examples|mediaservice|mediaworker|migrations|scripts|tests"
+FOLDERS = "config|devstack|docgen|docs|examples|mediaservice|mediaworker|migrations|scripts|tests"
 PATH = re.compile(rf"(?:{FOLDERS})/[\w./-]+|[\w-]+\.(?:py|md|in|txt|toml|yaml|json)")
 
 
@@ -98,7 +98,7 @@ def assert_exists(words, line):
 
 
 def test_every_module_to_be_run_exists(document):
-    own = ("config", "devstack", "mediaservice", "mediaworker")
+    own = ("config", "devstack", "docgen", "mediaservice", "mediaworker")
     for line in commands_of(document):
         for name in MODULE.findall(line):
             if name.split(".")[0] in own:

@@ -8,7 +8,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
 from config.settings import Settings
-from devstack.openapi import DOCUMENT, render
+from docgen.openapi import DOCUMENT, render
 from mediaservice import create_app, errors
 from mediaservice.errors import HTTP_ERRORS, Failure
 from tests.builders import environment, production

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from devstack.process import find_free_ports
-from devstack.settings import README, env, render
+from docgen.settings import README, env, render
 from mediaservice import PROJECT
 from tests.builders import jpeg
 from tests.documents import blocks

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from devstack.contract import ASYNCAPI, FOLDER, render, schema_name
+from docgen.messages import ASYNCAPI, FOLDER, render, schema_name
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,

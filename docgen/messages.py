@@ -5,13 +5,13 @@ asyncapi.yaml from `mediaservice.broker`. Nothing is said here that the code doe
 """
 
 import json
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 import yaml
 
+from mediaservice import PROJECT
 from mediaservice.broker import DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EXCHANGE, REASON_HEADER
 from mediaservice.broker.rabbitmq import TRACEPARENT_HEADER
 from mediaservice.broker.topology import EXCHANGES, TOPOLOGY
@@ -29,7 +29,7 @@ from mediaservice.messages import (
 )
 from mediaworker.contract import SAMPLE_JOB
 
-FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "messages"
+FOLDER: Final = PROJECT / "docs" / "messages"
 ASYNCAPI: Final = "asyncapi.yaml"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_FORMAT: Final = "application/schema+json;version=draft-2020-12"

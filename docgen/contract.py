@@ -1,14 +1,13 @@
-"""The tables of error codes in docs/contract.md, made from `mediaservice.errors`."""
+"""`make contract`: the tables of error codes in docs/contract.md, from `mediaservice.errors`."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-from devstack.marks import replace_between
-from mediaservice import errors
+from docgen.marks import replace_between
+from mediaservice import PROJECT, errors
 from mediaservice.errors import HTTP_ERRORS, PROCESSING_FAILURES, UPLOAD_FAILURES, Failure
 
-DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "contract.md"
+DOCUMENT: Final = PROJECT / "docs" / "contract.md"
 # Of the command line; no call answers with it.
 UNROUTED: Final = {errors.REPROCESSING_NOT_POSSIBLE.code}
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from config.settings import BaseSettings, Settings, WorkerSettings
-from devstack.marks import replace_between
+from docgen.marks import replace_between
+from mediaservice import PROJECT
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
 README: Final = PROJECT / "README.md"
 EXAMPLE: Final = PROJECT / ".env.example"
 BEGIN: Final = "<!-- settings: make settings -->\n"

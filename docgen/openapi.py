@@ -5,14 +5,13 @@ No setting changes the document but AUTH_MODE, which here is that of production.
 
 import json
 import secrets
-from pathlib import Path
 from typing import Final
 
 from config.settings import Settings
-from mediaservice import create_app
+from mediaservice import PROJECT, create_app
 from mediaservice.logs import configure_logging
 
-DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "openapi.json"
+DOCUMENT: Final = PROJECT / "docs" / "openapi.json"
 ENVIRONMENT: Final = {
     "APP_ENV": "development",
     "AUTH_MODE": "jwt",
