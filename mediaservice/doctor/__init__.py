@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 
 from config.settings import Settings
-from mediaservice.doctor.bench import StoreBench
 from mediaservice.doctor.probes import Check, Verdict, examine
 from mediaservice.doctor.services import broker_probes, clock_probes, database_probes
 from mediaservice.doctor.store import StoreProbes
+from mediaservice.doctor.store_client import StoreClient
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage, StoreUnavailable
 
@@ -33,13 +33,13 @@ def examine_service(
 
     `storage` signs upload URLs as web does; `now` replaces the clock of this process.
     """
-    bench = StoreBench(storage)
+    client = StoreClient(storage)
     try:
-        yield from examine(StoreProbes(bench, settings).probes())
+        yield from examine(StoreProbes(client, settings).probes())
     finally:
         # What cannot be deleted now is found by the next audit: the keys belong to no media.
         with suppress(StoreUnavailable):
-            bench.clear()
+            client.clear()
     yield from examine(database_probes(lifecycle.rows.engine, migrations))
     yield from examine(broker_probes(settings.broker_url))
-    yield from examine(clock_probes(settings, lifecycle.rows, bench.clock_ahead_seconds, now))
+    yield from examine(clock_probes(settings, lifecycle.rows, client.clock_ahead_seconds, now))

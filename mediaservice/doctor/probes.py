@@ -52,8 +52,8 @@ class Check:
     """The outcome of one probe; `remedy` is what to do about it, empty if nothing."""
 
     name: str
-    guarantee: str
     verdict: Verdict
+    guarantee: str
     found: str
     remedy: str = ""
 
@@ -64,7 +64,7 @@ def examine(probes: Iterable[Probe]) -> Iterator[Check]:
     for probe in probes:
         if failed is not None:
             found = f"pointless while this fails: {failed.guarantee}"
-            yield Check(probe.name, probe.guarantee, Verdict.SKIPPED, found)
+            yield Check(probe.name, Verdict.SKIPPED, probe.guarantee, found)
             continue
         check = _make(probe)
         if probe.is_essential and check.verdict is Verdict.FAILED:
@@ -90,4 +90,4 @@ def _make(probe: Probe) -> Check:
     except ObjectChanged as reason:
         verdict, found = Verdict.FAILED, f"the object {reason} is not the one that was stored"
     remedy = probe.remedy if verdict in (Verdict.WARNING, Verdict.FAILED) else ""
-    return Check(probe.name, probe.guarantee, verdict, " ".join(found.split()), remedy)
+    return Check(probe.name, verdict, probe.guarantee, " ".join(found.split()), remedy)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import urllib3
 
 from config.settings import Settings
-from mediaservice.doctor.bench import PUBLIC_TYPE, StoreBench
 from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
+from mediaservice.doctor.store_client import PUBLIC_TYPE, StoreClient
 from mediaservice.doctor.uploads import UploadProbes
 from mediaservice.storage import PUBLIC_CACHE_CONTROL
 
@@ -17,12 +17,12 @@ _INIT = "flask --app app media init, with the keys of somebody who may change th
 class StoreProbes:
     """The probes of one store."""
 
-    def __init__(self, bench: StoreBench, settings: Settings) -> None:
-        self._bench = bench
-        self._storage = bench.storage
+    def __init__(self, client: StoreClient, settings: Settings) -> None:
+        self._client = client
+        self._storage = client.storage
         self._cdn_base_url = settings.cdn_base_url
         self._web_origins = settings.web_origins
-        self._uploads = UploadProbes(bench)
+        self._uploads = UploadProbes(client)
 
     def probes(self) -> Iterator[Probe]:
         """Yield every probe, those that others need first."""
@@ -107,45 +107,45 @@ class StoreProbes:
         return f"{self._storage.raw_bucket} and {self._storage.public_bucket} answer"
 
     def _if_match(self) -> str:
-        key = self._bench.upload()
+        key = self._client.upload()
         found = self._storage.inspect_upload(key, with_checksum=False)
-        url = self._bench.read_url(key)
-        right = self._bench.request("GET", url, headers={"If-Match": found.etag})
-        wrong = self._bench.request("GET", url, headers={"If-Match": '"another"'})
-        if right.status != 200 or right.data != self._bench.body:
+        url = self._client.read_url(key)
+        right = self._client.request("GET", url, headers={"If-Match": found.etag})
+        wrong = self._client.request("GET", url, headers={"If-Match": '"another"'})
+        if right.status != 200 or right.data != self._client.body:
             raise Broken(f"the right ETag: HTTP {right.status}")
         if wrong.status != 412:
             raise Doubt(f"a wrong ETag: HTTP {wrong.status}")
         return "the right ETag: HTTP 200; a wrong one: HTTP 412"
 
     def _raw_private(self) -> str:
-        key = self._bench.upload()
-        read = self._bench.request("GET", self._bench.address(self._storage.raw_bucket, key))
-        listed = self._bench.request("GET", self._bench.address(self._storage.raw_bucket, ""))
+        key = self._client.upload()
+        read = self._client.request("GET", self._client.address(self._storage.raw_bucket, key))
+        listed = self._client.request("GET", self._client.address(self._storage.raw_bucket, ""))
         if read.status < 300 or listed.status < 300:
             raise Broken(f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}")
         return f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}"
 
     def _cdn(self) -> str:
-        self._bench.write_public()
-        answer = self._bench.request("GET", f"{self._cdn_base_url}/{self._bench.public_key}")
+        self._client.write_public()
+        answer = self._client.request("GET", f"{self._cdn_base_url}/{self._client.public_key}")
         self._check_public(answer)
         return f"HTTP 200, {answer.headers['Content-Type']}, {answer.headers['Cache-Control']}"
 
     def _public_read(self) -> str:
-        self._bench.write_public()
-        answer = self._bench.request("GET", self._bench.public_address)
+        self._client.write_public()
+        answer = self._client.request("GET", self._client.public_address)
         if answer.status in (401, 403):
             raise Doubt(f"anonymous GET: HTTP {answer.status}")
         self._check_public(answer)
         return "anonymous GET: HTTP 200"
 
     def _public_closed(self) -> str:
-        listed = self._bench.request("GET", self._bench.address(self._storage.public_bucket, ""))
-        written = self._bench.request(
+        listed = self._client.request("GET", self._client.address(self._storage.public_bucket, ""))
+        written = self._client.request(
             "PUT",
-            self._bench.public_address,
-            body=self._bench.body,
+            self._client.public_address,
+            body=self._client.body,
         )
         found = f"anonymous list: HTTP {listed.status}; PUT: HTTP {written.status}"
         if listed.status < 300 or written.status < 300:
@@ -155,7 +155,7 @@ class StoreProbes:
     def _check_public(self, answer: urllib3.BaseHTTPResponse) -> None:
         if answer.status != 200:
             raise Broken(f"HTTP {answer.status}")
-        if answer.data != self._bench.body:
+        if answer.data != self._client.body:
             raise Broken("HTTP 200, with other bytes")
         for header, expected in (
             ("Content-Type", PUBLIC_TYPE),
@@ -190,14 +190,14 @@ class StoreProbes:
         if "PUT" not in _words(answer, "Access-Control-Allow-Methods"):
             return f"{origin} may not PUT"
         allowed = _words(answer, "Access-Control-Allow-Headers")
-        missing = {name.upper() for name in self._bench.presign("any").headers} - allowed
+        missing = {name.upper() for name in self._client.presign("any").headers} - allowed
         if missing and "*" not in allowed:
             return f"{origin} may not use {', '.join(sorted(missing)).lower()}"
         return None
 
     def _preflight(self, origin: str) -> urllib3.BaseHTTPResponse:
-        upload = self._bench.presign(self._bench.new_key())
-        return self._bench.request(
+        upload = self._client.presign(self._client.new_key())
+        return self._client.request(
             "OPTIONS",
             upload.url,
             headers={
@@ -208,11 +208,11 @@ class StoreProbes:
         )
 
     def _delete(self) -> str:
-        key = self._bench.new_key()
-        if self._bench.has_uploaded:
-            key = self._bench.upload()
-        self._bench.write_public()
-        prefix = self._bench.public_key.rpartition("/")[0] + "/"
+        key = self._client.new_key()
+        if self._client.has_uploaded:
+            key = self._client.upload()
+        self._client.write_public()
+        prefix = self._client.public_key.rpartition("/")[0] + "/"
         if not self._storage.purge(raw_key=key, public_prefix=prefix):
             raise Broken("objects were still there after their deletion")
         return "both buckets are empty of it"

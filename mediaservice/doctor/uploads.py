@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
-from mediaservice.doctor.bench import CONTENT_TYPE, StoreBench
 from mediaservice.doctor.probes import Broken, Probe
+from mediaservice.doctor.store_client import CONTENT_TYPE, StoreClient
 
 _OTHER_TYPE = "text/html"
 _SIGNED = {"content-length", "content-type", "host", "if-none-match", "x-amz-checksum-sha256"}
@@ -19,8 +19,8 @@ _VERIFY = (
 class UploadProbes:
     """The probes of one store's uploads."""
 
-    def __init__(self, bench: StoreBench) -> None:
-        self._bench = bench
+    def __init__(self, client: StoreClient) -> None:
+        self._client = client
 
     def probes(self) -> Iterator[Probe]:
         """Yield them in the order they need: without a good upload the bad ones tell nothing."""
@@ -49,7 +49,7 @@ class UploadProbes:
             yield Probe(name, guarantee, _VERIFY, attempt)
 
     def _signature(self) -> str:
-        query = parse_qs(urlsplit(self._bench.presign(self._bench.new_key()).url).query)
+        query = parse_qs(urlsplit(self._client.presign(self._client.new_key()).url).query)
         algorithm = query.get("X-Amz-Algorithm", ["none"])[0]
         signed = set(query.get("X-Amz-SignedHeaders", [""])[0].split(";"))
         if algorithm != "AWS4-HMAC-SHA256" or not signed >= _SIGNED:
@@ -58,59 +58,59 @@ class UploadProbes:
         return ", ".join(sorted(signed))
 
     def _upload(self) -> str:
-        key = self._bench.new_key()
-        answer = self._bench.put(self._bench.presign(key))
+        key = self._client.new_key()
+        answer = self._client.put(self._client.presign(key))
         if answer.status != 200:
             raise Broken(f"HTTP {answer.status}")
-        found = self._bench.storage.inspect_upload(key, with_checksum=True)
-        if (found.size_bytes, found.content_type) != (len(self._bench.body), CONTENT_TYPE):
+        found = self._client.storage.inspect_upload(key, with_checksum=True)
+        if (found.size_bytes, found.content_type) != (len(self._client.body), CONTENT_TYPE):
             raise Broken(f"stored as {found.size_bytes} bytes of {found.content_type}")
-        self._bench.has_uploaded = True
+        self._client.has_uploaded = True
         return f"HTTP 200, {found.size_bytes} bytes of {found.content_type}"
 
     def _forged(self) -> str:
-        key = self._bench.new_key()
-        upload = self._bench.presign(key)
+        key = self._client.new_key()
+        upload = self._client.presign(key)
         signature = parse_qs(urlsplit(upload.url).query).get("X-Amz-Signature", [""])[0]
         forged = replace(upload, url=upload.url.replace(signature, signature[::-1]))
-        return self._bench.refused(key, self._bench.put(forged))
+        return self._client.refused(key, self._client.put(forged))
 
     def _length(self) -> str:
         found = []
-        for body in (self._bench.body + b"!", self._bench.body[:-1]):
-            key = self._bench.new_key()
-            upload = self._bench.presign(key, with_checksum=False)
-            found.append(self._bench.refused(key, self._bench.put(upload, body)))
+        for body in (self._client.body + b"!", self._client.body[:-1]):
+            key = self._client.new_key()
+            upload = self._client.presign(key, with_checksum=False)
+            found.append(self._client.refused(key, self._client.put(upload, body)))
         return f"longer: {found[0]}; shorter: {found[1]}"
 
     def _type(self) -> str:
-        key = self._bench.new_key()
-        answer = self._bench.put(self._bench.presign(key), changed={"Content-Type": _OTHER_TYPE})
-        return self._bench.refused(key, answer)
+        key = self._client.new_key()
+        answer = self._client.put(self._client.presign(key), changed={"Content-Type": _OTHER_TYPE})
+        return self._client.refused(key, answer)
 
     def _condition(self) -> str:
-        key = self._bench.new_key()
-        answer = self._bench.put(self._bench.presign(key), changed={"If-None-Match": None})
-        return self._bench.refused(key, answer)
+        key = self._client.new_key()
+        answer = self._client.put(self._client.presign(key), changed={"If-None-Match": None})
+        return self._client.refused(key, answer)
 
     def _checksum(self) -> str:
-        key = self._bench.new_key()
-        answer = self._bench.put(self._bench.presign(key), self._bench.body[::-1])
-        return self._bench.refused(key, answer)
+        key = self._client.new_key()
+        answer = self._client.put(self._client.presign(key), self._client.body[::-1])
+        return self._client.refused(key, answer)
 
     def _once(self) -> str:
-        self._bench.require_uploads()
-        key = self._bench.new_key()
-        upload = self._bench.presign(key, with_checksum=False)
-        self._bench.put(upload)
-        first = self._bench.storage.inspect_upload(key, with_checksum=False)
-        answer = self._bench.put(upload, self._bench.body[::-1])
-        second = self._bench.storage.inspect_upload(key, with_checksum=False)
+        self._client.require_uploads()
+        key = self._client.new_key()
+        upload = self._client.presign(key, with_checksum=False)
+        self._client.put(upload)
+        first = self._client.storage.inspect_upload(key, with_checksum=False)
+        answer = self._client.put(upload, self._client.body[::-1])
+        second = self._client.storage.inspect_upload(key, with_checksum=False)
         if answer.status < 300 or second.first_bytes != first.first_bytes:
             raise Broken(f"HTTP {answer.status}: the object was replaced")
         return f"refused with HTTP {answer.status}"
 
     def _expiry(self) -> str:
-        key = self._bench.new_key()
+        key = self._client.new_key()
         long_ago = datetime.now(UTC) - timedelta(hours=1)
-        return self._bench.refused(key, self._bench.put(self._bench.presign(key, at=long_ago)))
+        return self._client.refused(key, self._client.put(self._client.presign(key, at=long_ago)))

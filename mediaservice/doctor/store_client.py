@@ -1,4 +1,4 @@
-"""The bench on which a store is tried: uploads and plain requests, with keys of no media.
+"""The client that tries a store: uploads and plain requests, with keys of no media.
 
 Speaks to the store as clients do, over plain HTTP with presigned URLs or with none.
 """
@@ -23,7 +23,7 @@ _TTL_SECONDS = 120
 _REFUSALS = (400, 401, 403, 409, 411, 412, 413, 422)
 
 
-class StoreBench:
+class StoreClient:
     """What probes of one store share, and the objects they leave; `clear` when done."""
 
     def __init__(self, storage: Storage) -> None:
@@ -51,7 +51,7 @@ class StoreBench:
     def presign(
         self, key: str, *, with_checksum: bool = True, at: datetime | None = None
     ) -> PresignedUpload:
-        """Return an upload URL for the bench's body, good for minutes from `at`."""
+        """Return an upload URL for the body, good for minutes from `at`."""
         checksum = base64.b64encode(hashlib.sha256(self.body).digest()).decode()
         return self.storage.presign_upload(
             key,
