@@ -27,7 +27,7 @@ LAYERS = (
         "mediaservice.broker.topology",
         "mediaservice.broker.connection",
         "mediaservice.broker.rabbitmq",
-        "mediaservice.broker.desk",
+        "mediaservice.broker.admin",
         "mediaservice.broker.inline",
     },
     {

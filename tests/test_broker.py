@@ -23,8 +23,8 @@ from mediaservice.broker import (
     BrokerUnavailable,
     Publication,
 )
+from mediaservice.broker.admin import BrokerAdmin, QueueState
 from mediaservice.broker.connection import Link, create_topology
-from mediaservice.broker.desk import BrokerDesk, QueueState
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.broker.topology import DELIVERY_LIMIT
@@ -553,13 +553,13 @@ def test_the_inline_broker_returns_what_it_has_not_begun_when_it_is_to_stop():
     assert len(broker.consume(limit=5, wait_seconds=0)) == 1
 
 
-# the desk: what a person sees and does
+# the admin side: what a person sees and does
 
 
 @pytest.fixture
-def desk(amqp, rabbitmq):
-    with BrokerDesk(rabbitmq.url) as desk:
-        yield desk
+def admin(amqp, rabbitmq):
+    with BrokerAdmin(rabbitmq.url) as admin:
+        yield admin
 
 
 def waiting(amqp, queue):
@@ -591,40 +591,40 @@ def test_dead_letters_are_looked_at_without_losing_any(amqp, rabbitmq):
     put_dead(amqp, "foreign.key", b"garbage")
     count_dead(amqp, 2)
     for _ in range(DELIVERY_LIMIT + 5):  # looking often costs nothing either
-        with BrokerDesk(rabbitmq.url) as desk:
-            first, second = desk.dead_letters(100)
+        with BrokerAdmin(rabbitmq.url) as admin:
+            first, second = admin.dead_letters(100)
         count_dead(amqp, 2)
     assert (first.id, first.routing_key, first.reason) == ("one:1", MEDIA_FAILED, "its reason")
     assert (first.body, first.correlation_id) == (b"{}", "request-1")
     assert second.id == f"sha256:{hashlib.sha256(b'garbage').hexdigest()[:16]}"
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert desk.dead_letters(0) == []
-        assert desk.dead_letters(1) == [first]
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert admin.dead_letters(0) == []
+        assert admin.dead_letters(1) == [first]
 
 
-def test_what_the_broker_set_aside_itself_has_its_reason_too(amqp, desk):
+def test_what_the_broker_set_aside_itself_has_its_reason_too(amqp, admin):
     put(amqp, MEDIA_FAILED, b"garbage")
     wait_until(lambda: waiting(amqp, RESULTS_QUEUE), seconds=10, what="the message")
     method, _, _ = amqp.basic_get(RESULTS_QUEUE)
     amqp.basic_reject(method.delivery_tag, requeue=False)
     count_dead(amqp, 1)
-    ((letter, refusal),) = desk.requeue(None)
+    ((letter, refusal),) = admin.requeue(None)
     assert (letter.routing_key, letter.reason, refusal) == (MEDIA_FAILED, "rejected", None)
     assert set(take(amqp, RESULTS_QUEUE)[1].headers) == {"x-delivery-count"}
 
 
-def test_a_requeued_message_is_as_it_was_and_gone_from_the_dead(amqp, desk):
+def test_a_requeued_message_is_as_it_was_and_gone_from_the_dead(amqp, admin):
     routing_key, body = encode(result())
     put_dead(amqp, routing_key, body, "one:1", correlation_id="request-1")
     count_dead(amqp, 1)
-    ((letter, refusal),) = desk.requeue(None)
+    ((letter, refusal),) = admin.requeue(None)
     assert (letter.id, refusal) == ("one:1", None)
     method, properties, found = take(amqp, RESULTS_QUEUE)
     assert (method.routing_key, found) == (routing_key, body)
     assert (properties.message_id, properties.correlation_id) == ("one:1", "request-1")
     assert properties.delivery_mode == 2
     assert properties.headers == {"traceparent": "00-1-2-01", "x-delivery-count": 0}
-    desk.__exit__()
+    admin.__exit__()
     count_dead(amqp, 0)
 
 
@@ -632,54 +632,54 @@ def test_only_the_chosen_are_requeued(amqp, rabbitmq):
     for number in range(3):
         put_dead(amqp, MEDIA_FAILED, b"%d" % number, f"{number}:1")
     count_dead(amqp, 3)
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert [letter.id for letter, _ in desk.requeue({"1:1", "unknown"})] == ["1:1"]
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert [letter.id for letter, _ in admin.requeue({"1:1", "unknown"})] == ["1:1"]
     assert take(amqp, RESULTS_QUEUE)[2] == b"1"
     count_dead(amqp, 2)
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert [letter.id for letter in desk.dead_letters(9)] == ["0:1", "2:1"]
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert [letter.id for letter in admin.dead_letters(9)] == ["0:1", "2:1"]
 
 
 def test_what_no_queue_takes_stays_among_the_dead(amqp, rabbitmq):
     put_dead(amqp, "foreign.key", b"x", "foreign")
     put_dead(amqp, MEDIA_FAILED, b"{}", "one:1")
     count_dead(amqp, 2)
-    with BrokerDesk(rabbitmq.url) as desk:
-        answers = {letter.id: refusal for letter, refusal in desk.requeue(None)}
+    with BrokerAdmin(rabbitmq.url) as admin:
+        answers = {letter.id: refusal for letter, refusal in admin.requeue(None)}
     assert answers == {"foreign": "no queue takes its routing key", "one:1": None}
     count_dead(amqp, 1)
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert desk.dead_letters(9)[0].reason == "its reason"
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert admin.dead_letters(9)[0].reason == "its reason"
 
 
 def test_a_message_that_dies_again_at_once_is_requeued_once(amqp, rabbitmq, make_broker):
     put_dead(amqp, MEDIA_FAILED, b"garbage", "one:1")
     count_dead(amqp, 1)
-    with BrokerDesk(rabbitmq.url) as desk:
-        for _ in desk.requeue(None):
+    with BrokerAdmin(rabbitmq.url) as admin:
+        for _ in admin.requeue(None):
             broker = make_broker(rabbitmq.url)
             broker.dead_letter(consume(broker)[0], "garbage again")
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert [letter.reason for letter in desk.dead_letters(9)] == ["garbage again"]
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert [letter.reason for letter in admin.dead_letters(9)] == ["garbage again"]
 
 
 def test_dropped_messages_are_gone_and_the_others_stay(amqp, rabbitmq):
     for number in range(3):
         put_dead(amqp, MEDIA_FAILED, b"%d" % number, f"{number}:1")
     count_dead(amqp, 3)
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert [letter.id for letter in desk.drop({"0:1"})] == ["0:1"]
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert [letter.id for letter in admin.drop({"0:1"})] == ["0:1"]
     count_dead(amqp, 2)
-    with BrokerDesk(rabbitmq.url) as desk:
-        assert len(list(desk.drop(None))) == 2
+    with BrokerAdmin(rabbitmq.url) as admin:
+        assert len(list(admin.drop(None))) == 2
     count_dead(amqp, 0)
 
 
-def test_queues_are_counted_with_their_consumers(amqp, make_broker, rabbitmq, desk):
+def test_queues_are_counted_with_their_consumers(amqp, make_broker, rabbitmq, admin):
     put_dead(amqp, MEDIA_FAILED, b"1")
     count_dead(amqp, 1)
     make_broker(rabbitmq.url, queue=RESULTS_QUEUE).consume(limit=1, wait_seconds=0)
-    assert desk.queues() == {
+    assert admin.queues() == {
         DEAD_LETTER_QUEUE: QueueState(1, 0),
         PROCESS_QUEUE: QueueState(0, 0),
         RESULTS_QUEUE: QueueState(0, 1),
@@ -694,34 +694,34 @@ def deleted_queue(amqp):
     amqp.queue_delete(PROCESS_QUEUE)
 
 
-def test_the_topology_we_declare_is_without_faults(desk):
-    assert desk.topology_faults() == []
+def test_the_topology_we_declare_is_without_faults(admin):
+    assert admin.topology_faults() == []
 
 
-def test_a_missing_queue_is_a_fault_and_is_not_made(deleted_queue, desk):
+def test_a_missing_queue_is_a_fault_and_is_not_made(deleted_queue, admin):
     for _ in range(2):
-        (fault,) = desk.topology_faults()
+        (fault,) = admin.topology_faults()
         assert fault.startswith(f"queue {deleted_queue}: NOT_FOUND")
-    assert desk.queues()[deleted_queue] is None
+    assert admin.queues()[deleted_queue] is None
 
 
-def test_a_queue_that_was_declared_otherwise_is_a_fault(amqp, deleted_queue, desk):
+def test_a_queue_that_was_declared_otherwise_is_a_fault(amqp, deleted_queue, admin):
     amqp.queue_declare(deleted_queue, durable=True)
-    (fault,) = desk.topology_faults()
+    (fault,) = admin.topology_faults()
     assert "PRECONDITION_FAILED" in fault
     assert deleted_queue in fault
 
 
 def test_a_broker_that_is_away_is_unavailable_to_the_desk():
-    with pytest.raises(BrokerUnavailable), BrokerDesk("amqp://guest:guest@127.0.0.1:9/"):
+    with pytest.raises(BrokerUnavailable), BrokerAdmin("amqp://guest:guest@127.0.0.1:9/"):
         pass
 
 
 def test_a_connection_lost_at_the_desk_is_reported_as_such(rabbitmq, url_by_proxy, proxy, amqp):
     put_dead(amqp, MEDIA_FAILED, b"1")
     count_dead(amqp, 1)
-    with BrokerDesk(url_by_proxy) as desk:
+    with BrokerAdmin(url_by_proxy) as admin:
         proxy.close()
         with pytest.raises(BrokerUnavailable):
-            desk.dead_letters(1)
+            admin.dead_letters(1)
     count_dead(amqp, 1)

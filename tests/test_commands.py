@@ -329,7 +329,7 @@ def test_an_unknown_media_does_not_keep_the_others(run_with_broker, make_world, 
 
 
 def test_all_failed_media_are_retried_at_once(run, world, monkeypatch):
-    monkeypatch.setattr("mediaservice.commands.operate._RETRY_BATCH", 2)
+    monkeypatch.setattr("mediaservice.commands.retry._RETRY_BATCH", 2)
     crashed = [world.failed("decoder_crashed") for _ in range(5)]
     corrupt = world.failed("corrupt_image")
     rejected = world.pending()

@@ -1,7 +1,7 @@
 """The broker as the rest of the code sees it: what goes in and out, and the queues by name.
 
 It moves `messages`, and knows neither rows nor objects. Service and worker share it. `rabbitmq` and
-`desk` are RabbitMQ, for a loop and for a person; `inline` is no broker at all. pika is imported in
+`admin` are RabbitMQ, for a loop and for a person; `inline` is no broker at all. pika is imported in
 this package alone, and not by this module: the web has no use for it.
 """
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.broker.desk import BrokerDesk, DeadLetter
+from mediaservice.broker.admin import BrokerAdmin, DeadLetter
 from mediaservice.commands.terminal import json_option, print_json
 from mediaservice.web import components
 
@@ -31,8 +31,8 @@ def list_letters(*, limit: int, as_json: bool) -> None:
 
     They stay where they are. The ID is the message's own, or made from its body.
     """
-    with _desk() as desk:
-        letters = desk.dead_letters(limit)
+    with _admin() as admin:
+        letters = admin.dead_letters(limit)
     for letter in letters:
         if as_json:
             print_json(
@@ -66,8 +66,8 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
     """
     chosen = _chosen(ids, take_all=take_all)
     counts = {True: 0, False: 0}
-    with _desk() as desk:
-        for letter, refusal in desk.requeue(chosen):
+    with _admin() as admin:
+        for letter, refusal in admin.requeue(chosen):
             counts[refusal is None] += 1
             if as_json:
                 print_json({"id": letter.id, "requeued": refusal is None, "reason": refusal})
@@ -96,8 +96,8 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
     if not yes:
         click.confirm(f"Delete {what} for good?", abort=True, err=True)
     dropped: list[DeadLetter] = []
-    with _desk() as desk:
-        for letter in desk.drop(chosen):
+    with _admin() as admin:
+        for letter in admin.drop(chosen):
             dropped.append(letter)
             if as_json:
                 print_json({"id": letter.id, "dropped": True})
@@ -106,11 +106,11 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
     _end({"dropped": len(dropped)}, as_json=as_json)
 
 
-def _desk() -> BrokerDesk:
+def _admin() -> BrokerAdmin:
     url = components().settings.broker_url
     if url == "inline:":
         raise click.ClickException("There is no broker (BROKER_URL=inline:), so no dead letters.")
-    return BrokerDesk(url)
+    return BrokerAdmin(url)
 
 
 def _chosen(ids: tuple[str, ...], *, take_all: bool) -> set[str] | None:

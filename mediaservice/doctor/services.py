@@ -8,7 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from config.settings import Settings
-from mediaservice.broker.desk import BrokerDesk
+from mediaservice.broker.admin import BrokerAdmin
 from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
 from mediaservice.lifecycle.rows import Rows
 
@@ -56,14 +56,14 @@ def broker_probes(broker_url: str) -> Iterator[Probe]:
     def answers() -> str:
         if broker_url == "inline:":
             raise Untried("BROKER_URL=inline: there is no broker")
-        with BrokerDesk(broker_url):
+        with BrokerAdmin(broker_url):
             return "RabbitMQ answers"
 
     def is_as_declared() -> str:
         if broker_url == "inline:":
             raise Untried("BROKER_URL=inline: there is no broker")
-        with BrokerDesk(broker_url) as desk:
-            faults = desk.topology_faults()
+        with BrokerAdmin(broker_url) as admin:
+            faults = admin.topology_faults()
         if faults:
             raise Broken("; ".join(faults))
         return "exchanges and queues have the right arguments"

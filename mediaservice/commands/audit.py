@@ -1,24 +1,14 @@
-"""Looking for faults: in what is stored (`audit`), in what the servers promise (`doctor`)."""
+"""`media audit`: whether buckets and table account for each other, and what is left to a person."""
 
-from collections import Counter
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import asdict
+from typing import Any
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 
 from mediaservice.audit import REPAIRED_BY, Audit, Finding, Kind, Totals
 from mediaservice.commands.terminal import json_option, print_beside_bar, print_json, progress
-from mediaservice.doctor import Check, Verdict, examine_service
 from mediaservice.web import components
-
-_COLOURS: Final = {
-    Verdict.OK: "green",
-    Verdict.WARNING: "yellow",
-    Verdict.FAILED: "red",
-    Verdict.SKIPPED: "blue",
-}
 
 
 @click.command(short_help="Compare buckets and table.")
@@ -66,7 +56,7 @@ def audit(*, repair: bool, min_age: int | None, ignored: tuple[str, ...], as_jso
         )
         for finding in made.run():
             if as_json:
-                print_json(_finding(finding))
+                print_json({**asdict(finding), "remedy": finding.remedy})
             else:
                 print_beside_bar(_finding_line(finding))
     if as_json:
@@ -75,17 +65,6 @@ def audit(*, repair: bool, min_age: int | None, ignored: tuple[str, ...], as_jso
         _show_totals(made.totals, repair=repair)
     if made.totals.left:
         raise click.exceptions.Exit(1)
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {
-        "kind": finding.kind,
-        "bucket": finding.bucket,
-        "key": finding.key,
-        "media_id": finding.media_id,
-        "is_repaired": finding.is_repaired,
-        "remedy": finding.remedy,
-    }
 
 
 def _finding_line(finding: Finding) -> str:
@@ -125,50 +104,3 @@ def _show_totals(totals: Totals, *, repair: bool) -> None:
         click.secho(f"{totals.left} left for a person", fg="red")
     else:
         click.secho(f"{totals.left} found; nothing was changed", fg="red")
-
-
-@click.command(short_help="Try what the servers really enforce.")
-@json_option
-@with_appcontext
-def doctor(*, as_json: bool) -> None:
-    """Try whether store, database and broker do what this service relies on.
-
-    Makes real uploads, good and bad ones, against the configured store, and deletes them again;
-    many S3-compatible stores accept what protects an upload and do not act on it. Exit code 1 if a
-    guarantee does not hold.
-    """
-    parts = components()
-    totals: Counter[Verdict] = Counter()
-    migrations = Path(current_app.extensions["migrate"].directory)
-    for check in examine_service(
-        parts.settings, parts.storage, parts.lifecycle, migrations=migrations
-    ):
-        totals[check.verdict] += 1
-        if as_json:
-            print_json(_check(check))
-        else:
-            _show_check(check)
-    if as_json:
-        print_json({"totals": {verdict.value: totals[verdict] for verdict in Verdict}})
-    else:
-        counts = ", ".join(f"{totals[verdict]} {verdict}" for verdict in Verdict if totals[verdict])
-        click.secho(counts, bold=True)
-    if totals[Verdict.FAILED]:
-        raise click.exceptions.Exit(1)
-
-
-def _check(check: Check) -> dict[str, Any]:
-    return {
-        "name": check.name,
-        "verdict": check.verdict,
-        "guarantee": check.guarantee,
-        "found": check.found,
-        "remedy": check.remedy,
-    }
-
-
-def _show_check(check: Check) -> None:
-    verdict = click.style(f"{check.verdict:<8}", fg=_COLOURS[check.verdict])
-    click.echo(f"{verdict} {check.guarantee}: {check.found}")
-    if check.remedy:
-        click.echo(f"         What to do: {check.remedy}")

@@ -36,7 +36,7 @@ class DeadLetter:
     correlation_id: str | None
 
 
-class BrokerDesk:
+class BrokerAdmin:
     """RabbitMQ as a person sees it: queues, topology, dead letters. One short connection.
 
     A context manager; messages that were looked at go back to their queue when it ends. Every
@@ -48,7 +48,7 @@ class BrokerDesk:
 
     def __enter__(self) -> Self:
         with as_unavailable():
-            self._connection = connect(self._url, "media desk")
+            self._connection = connect(self._url, "media admin")
         return self
 
     def __exit__(self, *_: object) -> None:
