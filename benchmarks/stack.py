@@ -28,7 +28,8 @@ from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.broker.connection import create_topology
-from mediaservice.models import Base, create_database_engine
+from mediaservice.database import create_database_engine
+from mediaservice.models import Base
 
 MEASURED_CORES: Final = (0, 1)
 OTHER_CORES: Final = (2, 3)

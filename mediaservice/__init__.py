@@ -73,8 +73,8 @@ def add_commands(app: "Flask") -> None:
 
 def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
     """Return the operations on media, over the configured database and a store."""
+    from mediaservice.database import create_database_engine
     from mediaservice.lifecycle import Lifecycle
-    from mediaservice.models import create_database_engine
 
     return Lifecycle(create_database_engine(settings.database_url), storage, settings)
 

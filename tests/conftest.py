@@ -28,8 +28,9 @@ from devstack.seaweedfs import SeaweedFS
 from mediaservice.broker import RESULTS_QUEUE
 from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ as Broker
+from mediaservice.database import create_database_engine
 from mediaservice.listener import Listener
-from mediaservice.models import Base, create_database_engine
+from mediaservice.models import Base
 from tests.builders import environment
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES

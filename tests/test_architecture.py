@@ -20,6 +20,7 @@ LAYERS = (
         "mediaservice.signing",
     },
     {"mediaservice.metrics", "mediaservice.tracing"},
+    {"mediaservice.database"},
     {"mediaservice.models"},
     {
         "mediaservice.storage",

@@ -17,6 +17,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
 )
 from mediaservice.broker.inline import InlineBroker
+from mediaservice.database import now_plus
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.listener import Listener
 from mediaservice.messages import (
@@ -26,7 +27,7 @@ from mediaservice.messages import (
     decode,
     encode,
 )
-from mediaservice.models import Media, now_plus
+from mediaservice.models import Media
 from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
 from tests.builders import process_request
 from tests.queues import answer, count, put, run_until, take

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, func, literal, select, text
 from sqlalchemy.exc import DataError, OperationalError
 
+from mediaservice.database import UtcDateTime, create_database_engine
 from mediaservice.lifecycle.statements import Prepared
-from mediaservice.models import UtcDateTime, create_database_engine
 
 LOCK = -(2**63)
 

@@ -13,6 +13,7 @@ import uuid_utils.compat
 
 from config.settings import Settings
 from devstack.seaweedfs import SeaweedFS
+from mediaservice.database import create_database_engine, now_plus
 from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, RequestedUpload, UploadRequest
 from mediaservice.messages import (
     FailedResult,
@@ -22,7 +23,7 @@ from mediaservice.messages import (
     Result,
     public_prefix,
 )
-from mediaservice.models import Media, create_database_engine, now_plus
+from mediaservice.models import Media
 from mediaservice.storage import Storage
 from tests.builders import jpeg
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, case, func, select, text
 from sqlalchemy.sql.expression import Select
 
+from mediaservice.database import now_plus
 from mediaservice.lifecycle.rows import IS_DUE, Rows
-from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, IS_PENDING, Media, now_plus
+from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, IS_PENDING, Media
 
 DUE_KINDS = ("dispatch", "give_up", "expire", "purge")
 MAX_COUNTED = 10_000

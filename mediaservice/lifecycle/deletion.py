@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, delete, or_, text, update
 
 from config.settings import Settings
+from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
@@ -22,7 +23,7 @@ from mediaservice.lifecycle.rows import (
     transition,
 )
 from mediaservice.messages import public_prefix
-from mediaservice.models import AWAITS_HOUSEKEEPING, Media, now_plus
+from mediaservice.models import AWAITS_HOUSEKEEPING, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 

@@ -17,6 +17,7 @@ from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, 
 
 from config.settings import Settings
 from mediaservice import errors, metrics
+from mediaservice.database import Json, now_plus, recordset
 from mediaservice.errors import MediaError
 from mediaservice.lifecycle.rows import (
     NOT_DELETED,
@@ -34,7 +35,7 @@ from mediaservice.messages import (
     Variant,
     public_prefix,
 )
-from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Json, Media, now_plus, recordset
+from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 

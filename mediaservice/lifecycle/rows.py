@@ -25,9 +25,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert, Update
 
 from mediaservice import metrics
+from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
 from mediaservice.lifecycle.statements import Prepared
-from mediaservice.models import Media, now_plus
+from mediaservice.models import Media
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
 log = structlog.get_logger(__name__)

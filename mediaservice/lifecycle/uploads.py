@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
 from mediaservice import errors
+from mediaservice.database import now_plus
 from mediaservice.errors import Failure, MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
@@ -37,7 +38,7 @@ from mediaservice.lifecycle.rows import (
     raw_key,
     transition,
 )
-from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media, now_plus
+from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
 

@@ -23,7 +23,8 @@ from config.settings import Settings
 from devstack.process import Process, find_free_ports
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
-from mediaservice.models import Base, create_database_engine
+from mediaservice.database import create_database_engine
+from mediaservice.models import Base
 from mediaservice.storage import Storage
 from tests.builders import environment
 from tests.npm import install
