@@ -1,25 +1,16 @@
 """`make contract`: the tables of error codes in docs/contract.md, from `mediaservice.errors`."""
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Final
 
 from docgen.marks import replace_between
 from mediaservice import PROJECT, errors
-from mediaservice.errors import HTTP_ERRORS, PROCESSING_FAILURES, UPLOAD_FAILURES, Failure
+from mediaservice.errors import PROCESSING_FAILURES, UPLOAD_FAILURES, Failure
 
 DOCUMENT: Final = PROJECT / "docs" / "contract.md"
 # Of the command line; no call answers with it.
 UNROUTED: Final = {errors.REPROCESSING_NOT_POSSIBLE.code}
-
-# Python's own phrases change from one version to the next.
-HTTP_WORDS: Final = {
-    "bad_request": "The request is not HTTP, or its body not JSON, as it should be.",
-    "not_found": "There is nothing at this address.",
-    "method_not_allowed": "Not with this method; the header `Allow` names those that are.",
-    "request_too_large": "The body is longer than any request's here.",
-    "unsupported_media_type": "The body is not `application/json`.",
-    "invalid_request": "`errors` names each field at fault.",
-}
 
 
 def render(document: str) -> str:
@@ -38,16 +29,10 @@ def _failures() -> Iterator[str]:
         for failure in vars(errors).values()
         if isinstance(failure, Failure) and failure.code not in UNROUTED
     ]
-    codes = {failure.code for failure in known}
-    rows = [(f.http_status, f.code, f.retryable, f.message) for f in known]
-    rows += [
-        (status, code, False, HTTP_WORDS[code])
-        for status, code in HTTP_ERRORS.items()
-        if code not in codes
-    ]
-    for status, code, retryable, message in sorted(rows):
-        end = " Ends the upload." if code in UPLOAD_FAILURES else ""
-        yield f"| {status} | `{code}` | {'yes' if retryable else 'no'} | {message}{end} |"
+    for failure in sorted(known, key=attrgetter("http_status", "code")):
+        again = "yes" if failure.retryable else "no"
+        end = " Ends the upload." if failure.code in UPLOAD_FAILURES else ""
+        yield f"| {failure.http_status} | `{failure.code}` | {again} | {failure.message}{end} |"
 
 
 def _processing() -> Iterator[str]:

@@ -228,7 +228,7 @@ def retry_media(media_id: UUID) -> Any:
 @blueprint.response(
     200, schemas.MediaPage, example=openapi.PAGE_EXAMPLE, headers=openapi.headers("Cache-Control")
 )
-@_fails(openapi.INVALID_REQUEST, errors.OWNER_MISMATCH)
+@_fails(errors.INVALID_REQUEST, errors.OWNER_MISMATCH)
 def list_media(query: dict[str, Any]) -> Any:
     """List your media, newest first, a page at a time.
 

@@ -5,6 +5,7 @@ worker reports (`image_too_large`, ...) are data of a media, listed at the end w
 """
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 
@@ -98,28 +99,46 @@ DATABASE_UNAVAILABLE = Failure(
     "database_unavailable", 503, True, "The database did not answer: try again."
 )
 
+# Those that are HTTP's own, whatever is asked for.
+BAD_REQUEST = Failure(
+    "bad_request", 400, False, "The request is not HTTP as it should be, or its body is not JSON."
+)
+NOT_FOUND = Failure("not_found", 404, False, "There is nothing at this address.")
+METHOD_NOT_ALLOWED = Failure(
+    "method_not_allowed", 405, False, "Not with this method: the header Allow names those it takes."
+)
+REQUEST_TOO_LARGE = Failure(
+    "request_too_large", 413, False, "The body is longer than any request here has to be."
+)
+UNSUPPORTED_MEDIA_TYPE = Failure(
+    "unsupported_media_type", 415, False, "The body must be sent as application/json."
+)
+INVALID_REQUEST = Failure(
+    "invalid_request", 422, False, "Fields are missing or wrong: errors names them."
+)
 INTERNAL_SERVER_ERROR = Failure(
     "internal_server_error",
     500,
     False,
     "Something went wrong here that nobody foresaw: tell whoever runs this service the request_id.",
 )
+HTTP_FAILURES = {
+    failure.http_status: failure
+    for failure in (
+        BAD_REQUEST,
+        NOT_FOUND,
+        METHOD_NOT_ALLOWED,
+        REQUEST_TOO_LARGE,
+        UNSUPPORTED_MEDIA_TYPE,
+        INVALID_REQUEST,
+        INTERNAL_SERVER_ERROR,
+    )
+}
 
 # What a media's `error_code` may hold after an upload that was never accepted.
 UPLOAD_FAILURES = {
     failure.code: failure
     for failure in (UPLOAD_EXPIRED, SIZE_MISMATCH, CONTENT_MISMATCH, CHECKSUM_MISMATCH)
-}
-
-# The codes of failures that are HTTP's own. Their phrases change from one Python to the next.
-HTTP_ERRORS = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "request_too_large",
-    415: "unsupported_media_type",
-    422: "invalid_request",
-    500: INTERNAL_SERVER_ERROR.code,
 }
 
 PROCESSING_FAILED = "processing_failed"
@@ -164,6 +183,9 @@ def describe_error_code(error_code: str) -> str:
     return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])
 
 
-def http_error_code(http_status: int) -> str:
-    """Return the stable code of a failure that is HTTP's own."""
-    return HTTP_ERRORS.get(http_status, f"http_{http_status}")
+def http_failure(http_status: int) -> Failure:
+    """Return the failure that is HTTP's own with this status."""
+    if http_status in HTTP_FAILURES:
+        return HTTP_FAILURES[http_status]
+    words = HTTPStatus(http_status).description
+    return Failure(f"http_{http_status}", http_status, http_status >= 500, words)

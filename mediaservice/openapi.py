@@ -102,16 +102,12 @@ IF_NONE_MATCH = {
 }
 
 
-def _http_failure(http_status: int, message: str) -> Failure:
-    return Failure(errors.http_error_code(http_status), http_status, http_status >= 500, message)
-
-
-NOT_JSON = _http_failure(400, "The body is not JSON, or can be read in two ways.")
-NOT_DECLARED_JSON = _http_failure(415, "The body must be sent as application/json.")
-REQUEST_TOO_LARGE = _http_failure(413, "The body is longer than any request here has to be.")
-INVALID_REQUEST = _http_failure(422, "`errors` tells what is wrong, by field.")
-
-WITH_BODY = (NOT_JSON, REQUEST_TOO_LARGE, NOT_DECLARED_JSON, INVALID_REQUEST)
+WITH_BODY = (
+    errors.BAD_REQUEST,
+    errors.REQUEST_TOO_LARGE,
+    errors.UNSUPPORTED_MEDIA_TYPE,
+    errors.INVALID_REQUEST,
+)
 _EVERYWHERE = (
     errors.UNAUTHENTICATED,
     errors.AUTHENTICATION_UNAVAILABLE,
@@ -121,7 +117,7 @@ _EVERYWHERE = (
 
 # Facts about a failure, for its example.
 _DETAILS: dict[str, dict[str, Any]] = {
-    INVALID_REQUEST.code: {"json": {"size_bytes": ["Missing data for required field."]}},
+    errors.INVALID_REQUEST.code: {"json": {"size_bytes": ["Missing data for required field."]}},
     errors.UPLOAD_TOO_LARGE.code: {"max_upload_bytes": 20_971_520},
     errors.CONTENT_TYPE_NOT_ALLOWED.code: {"allowed_content_types": ["image/jpeg", "image/png"]},
     errors.TOO_MANY_PENDING.code: {
@@ -241,8 +237,7 @@ def describe(spec: APISpec) -> None:
         spec.components.header(name, header, lazy=True)
     # flask-smorest's, of pages by number; it is there even if nothing refers to it.
     spec.components.schemas.pop("PaginationMetadata", None)
-    ours = [value for value in vars(errors).values() if isinstance(value, Failure)]
-    for failure in (*ours, *WITH_BODY):
+    for failure in (value for value in vars(errors).values() if isinstance(value, Failure)):
         spec.components.example(
             failure.code, {"summary": failure.message, "value": _error_body(failure)}, lazy=True
         )

@@ -14,8 +14,8 @@ from uuid import UUID
 import msgspec
 import structlog
 import uuid_utils
-from flask import Flask, Response, abort, current_app, g, request
-from flask_smorest import Api
+from flask import Flask, Response, current_app, g, request
+from flask_smorest import Api, abort
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
@@ -27,7 +27,7 @@ from mediaservice.errors import (
     DATABASE_UNAVAILABLE,
     INTERNAL_SERVER_ERROR,
     MediaError,
-    http_error_code,
+    http_failure,
 )
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.parsing import MAX_BODY_BYTES
@@ -97,11 +97,12 @@ class MediaApi(Api):
     def handle_http_exception(self, error: HTTPException) -> Any:
         """Answer an error of Flask, werkzeug or webargs in our shape."""
         payload, status, headers = super().handle_http_exception(error)
-        g.error = http_error_code(status)
+        failure = http_failure(status)
+        g.error = failure.code
         body = {
             "error": g.error,
             "request_id": g.get("request_id"),
-            "message": error.description or HTTPStatus(status).description,
+            "message": failure.message,
             **payload,
         }
         # Such as Allow, without which a 405 is not one.
@@ -131,7 +132,7 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=request_id)
     # Werkzeug would only find out when the query is read, and take it for a fault of ours.
     if not request.query_string.isascii():
-        abort(400, description="The query must be percent-encoded.")
+        abort(400, message="The query must be percent-encoded.")
 
 
 def _finish(response: Response) -> Response:

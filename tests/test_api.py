@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from moto import mock_aws
 
 from docgen import openapi
-from mediaservice import create_app
+from mediaservice import create_app, errors
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media
 from tests.builders import CDN, UNKNOWN_ID, jpeg, png, settings
@@ -584,6 +584,28 @@ def test_an_unknown_media_is_not_found(service, path):
 
 def test_an_id_that_is_no_uuid_is_not_found(service):
     check_error(service.call("GET", "/42"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "failure"),
+    [
+        ("GET", "/42", {}, errors.NOT_FOUND),
+        ("PUT", "", {}, errors.METHOD_NOT_ALLOWED),
+        (
+            "POST",
+            "/request-upload",
+            {"data": "x" * 70_000, "content_type": "application/json"},
+            errors.REQUEST_TOO_LARGE,
+        ),
+        ("POST", "/request-upload", {"data": "{}"}, errors.UNSUPPORTED_MEDIA_TYPE),
+        ("POST", "/request-upload", {"json": {}}, errors.INVALID_REQUEST),
+    ],
+    ids=lambda value: getattr(value, "code", None),
+)
+def test_failures_of_http_have_the_words_of_the_contract(service, method, path, body, failure):
+    response = service.call(method, path, **body)
+    check_error(response, failure.http_status, failure.code)
+    assert response.json["message"] == failure.message
 
 
 def test_another_method_is_told_the_right_ones(service):

@@ -7,11 +7,10 @@ from urllib.parse import unquote
 import click
 import pytest
 
-from docgen.contract import DOCUMENT, HTTP_WORDS, render
+from docgen.contract import DOCUMENT, render
 from docgen.settings import env
 from mediaservice import PROJECT
 from mediaservice.commands import media
-from mediaservice.errors import HTTP_ERRORS
 from tests.documents import blocks, documents, inline_code, prose
 
 CONSTANTS = {
@@ -127,10 +126,6 @@ def test_every_environment_variable_or_constant_exists(document):
 def test_the_tables_of_the_contract_are_those_of_the_code():
     kept = DOCUMENT.read_text()
     assert kept == render(kept), "run `make contract` and look at the difference"
-
-
-def test_every_http_error_is_put_in_words():
-    assert set(HTTP_WORDS) <= set(HTTP_ERRORS.values())
 
 
 def test_the_architecture_names_every_module():
