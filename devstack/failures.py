@@ -14,12 +14,12 @@ UNROUTED: Final = {errors.REPROCESSING_NOT_POSSIBLE.code}
 
 # Python's own phrases change from one version to the next.
 HTTP_WORDS: Final = {
-    "bad_request": "The request is not HTTP, or its body not JSON, as it should be.",
+    "bad_request": "The request is malformed, or its body is not valid JSON.",
     "not_found": "There is nothing at this address.",
-    "method_not_allowed": "Not with this method; the header `Allow` names those that are.",
-    "request_too_large": "The body is longer than any request's here.",
+    "method_not_allowed": "This address has no such method; the header `Allow` names those it has.",
+    "request_too_large": "The body is longer than any request here has to be.",
     "unsupported_media_type": "The body is not `application/json`.",
-    "invalid_request": "`errors` names each field at fault.",
+    "invalid_request": "`errors` tells what is wrong, by field.",
 }
 
 

@@ -102,7 +102,7 @@ INTERNAL_SERVER_ERROR = Failure(
     "internal_server_error",
     500,
     False,
-    "Something went wrong here that nobody foresaw: tell whoever runs this service the request_id.",
+    "Internal error: give the request_id to whoever runs this service.",
 )
 
 # What a media's `error_code` may hold after an upload that was never accepted.
@@ -128,7 +128,7 @@ PROCESSING_TIMEOUT = "processing_timeout"
 # Sentences for the codes the reference worker reports; any other worker may bring its own codes.
 PROCESSING_FAILURES: dict[str, str] = {
     PROCESSING_FAILED: "The image could not be processed.",
-    PROCESSING_TIMEOUT: "No worker answered in time, in as many attempts as are allowed.",
+    PROCESSING_TIMEOUT: "No worker sent a result in time, in any of the allowed attempts.",
     "unsupported_format": "The bytes are not an image of an accepted format.",
     "corrupt_image": "The image is damaged and cannot be decoded.",
     "image_too_large": "The image has more pixels, a longer side or more frames than allowed.",
