@@ -21,7 +21,7 @@ test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromiu
 	$(pytest) $(ARGS)
 
 .PHONY: test-fast
-test-fast: venv ## Run the tests that need nothing but Python and half a minute
+test-fast: venv ## Run the tests that need nothing but Python
 	$(pytest) -m "not services" $(ARGS)
 
 .PHONY: coverage
@@ -61,7 +61,7 @@ contract: venv ## Write docs/messages/ and the tables of docs/contract.md anew f
 	$(python) -m docgen.contract
 
 .PHONY: settings
-settings: venv ## Write README's table of settings and .env.example anew from the code
+settings: venv ## Write docs/settings.md's tables and .env.example anew from the code
 	$(python) -m docgen.settings
 
 .PHONY: venv

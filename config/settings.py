@@ -1,8 +1,8 @@
 """The settings of every process: typed, frozen, read from the environment once, at start.
 
 A field's name in capitals is its environment variable. All faults are reported together, each
-naming the variable and what it should hold. README's settings table and .env.example follow this
-module; a test holds them equal.
+naming the variable and what it should hold. docs/settings.md and .env.example follow this module; a
+test holds them equal.
 """
 
 import dataclasses
@@ -136,24 +136,26 @@ class BaseSettings:
         "production",
     )
     log_level: str = _setting(
-        _choice("DEBUG", "INFO", "WARNING", "ERROR"), "Least level that is logged.", "INFO"
+        _choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "Lowest log level written: `DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+        "INFO",
     )
     metrics_port: int = _setting(
         _number(0, 65_535),
-        "Port on which listener and worker serve `/metrics` and `/healthz`; 0 for none. Each "
-        "process needs its own.",
+        "Port where listener and worker serve `/metrics` and `/healthz`; 0 for none. Each process "
+        "on a machine needs its own.",
         0,
     )
     metrics_host: str = _setting(
         fields.String(),
-        "Address of that port; whoever reaches it may read, so keep it off the internet.",
+        "Address of that port. It asks for no token: keep it off the internet.",
         "127.0.0.1",
     )
     otel_exporter_otlp_endpoint: str = _setting(
         _Url("https", "http"),
-        "OpenTelemetry collector that traces are sent to by OTLP over HTTP, e.g. "
+        "OpenTelemetry collector that receives traces by OTLP over HTTP, e.g. "
         "`http://localhost:4318`; needs requirements-otel.txt. The other standard `OTEL_…` "
-        "variables hold too.",
+        "variables apply too.",
         "",
     )
     broker_url: str = _setting(
@@ -274,7 +276,8 @@ class Settings(BaseSettings):
         "",
     )
     cdn_base_url: str = _setting(
-        _Url("https", "http"), "What public keys are appended to, e.g. `https://cdn.example.com`."
+        _Url("https", "http"),
+        "Base URL of the CDN; public keys are appended, e.g. `https://cdn.example.com`.",
     )
     web_origins: tuple[str, ...] = _setting(
         _Words(),
@@ -290,14 +293,22 @@ class Settings(BaseSettings):
         "jwt",
     )
     jwt_algorithm: str = _setting(
-        _choice("HS256", "RS256", "ES256"), "The one algorithm accepted.", "HS256"
+        _choice("HS256", "RS256", "ES256"),
+        "The one algorithm accepted: `HS256`, `RS256` or `ES256`.",
+        "HS256",
     )
-    jwt_secret: str = _setting(fields.String(), "HS256 key, at least 32 bytes.", "")
+    jwt_secret: str = _setting(
+        fields.String(),
+        "HS256 key, at least 32 bytes; required with the default `AUTH_MODE` and `JWT_ALGORITHM`.",
+        "",
+    )
     jwt_jwks_url: str = _setting(
-        _Url("https", "http"), "Where the RS256 or ES256 public keys are published.", ""
+        _Url("https", "http"),
+        "URL of the public keys (JWKS); required with `RS256` and `ES256`.",
+        "",
     )
-    jwt_audience: str = _setting(fields.String(), "Required `aud`, when set.", "")
-    jwt_issuer: str = _setting(fields.String(), "Required `iss`, when set.", "")
+    jwt_audience: str = _setting(fields.String(), "If set, the `aud` that tokens must have.", "")
+    jwt_issuer: str = _setting(fields.String(), "If set, the `iss` that tokens must have.", "")
     jwt_leeway_seconds: int = _setting(
         _number(0, 300), "Clock difference tolerated in `exp` and `nbf`.", 30
     )
@@ -306,8 +317,8 @@ class Settings(BaseSettings):
     )
     metrics_token: str = _setting(
         fields.String(),
-        "Bearer token that web's `/metrics` asks for, at least 32 characters. Without one nobody "
-        "may read it; in development, this machine.",
+        "Bearer token for web's `/metrics`, at least 32 characters. Without one nobody may read "
+        "it, except this machine in development.",
         "",
     )
 
@@ -334,14 +345,13 @@ class Settings(BaseSettings):
     )
     upload_grace_seconds: int = _setting(
         _number(1, 86_400),
-        "How long after its URL's death an upload may still be landing; also the margin for "
-        "clocks that differ.",
+        "Extra time after an upload URL expires, for uploads in flight and clocks that differ.",
         300,
     )
 
-    max_attempts: int = _setting(_number(1, 100), "Times a media is given to a worker.", 3)
+    max_attempts: int = _setting(_number(1, 100), "Attempts per media before it fails.", 3)
     processing_timeout_seconds: int = _setting(
-        _number(1, 86_400), "How long one attempt may take, waiting in the queue included.", 600
+        _number(1, 86_400), "Time for one attempt, including its wait in the queue.", 600
     )
     retry_backoff_seconds: int = _setting(
         _number(1, 86_400), "Wait before the second attempt; it doubles with each further one.", 10
@@ -353,7 +363,7 @@ class Settings(BaseSettings):
     )
     failed_retention_days: int = _setting(
         _number(0, 36_500),
-        "Days a failed media, with its original, can be looked at or retried.",
+        "Days a failed media, with its original, is kept and can be retried.",
         7,
     )
     poll_seconds: float = _setting(

@@ -75,11 +75,11 @@ EXAMPLES: Final[dict[str, dict[str, Message]]] = {
 }
 # What JSON Schema cannot say.
 BEYOND_SCHEMA: Final = {
-    MEDIA_PROCESS: "Acknowledge it only when the answer is confirmed: it may be delivered again, "
+    MEDIA_PROCESS: "Acknowledge it only when the result is confirmed: it may be delivered again, "
     "and making the renditions twice must do no harm.",
     MEDIA_PROCESSED: "`public_key` and every variant's `key` start with the job's "
     "`public_prefix`, and their objects are stored before this is published. It counts whichever "
-    "attempt it answers; repeats do no harm.",
+    "attempt it names; repeats do no harm.",
     MEDIA_FAILED: "It counts only for the attempt it names, or, if it names none, for the one "
     "under way.",
 }
@@ -124,9 +124,10 @@ def _asyncapi() -> dict[str, Any]:
             "version": "1.0.0",
             "description": "What a media-worker receives from media-service and sends to it. Both "
             "sides declare exchanges and queues, with the arguments below; that is safe to repeat. "
-            f"Bodies are JSON, at most {MAX_BODY_BYTES} bytes. Unknown fields are ignored. What "
-            f"breaks the contract is moved to the queue `{DEAD_LETTER_QUEUE}` with the reason in "
-            f"the header `{REASON_HEADER}`; so is what was delivered too often.",
+            f"Bodies are JSON, at most {MAX_BODY_BYTES} bytes. Unknown fields are ignored. "
+            f"Messages that break the contract move to the queue `{DEAD_LETTER_QUEUE}`, with the "
+            f"reason in the header `{REASON_HEADER}`. So do those that were delivered too often, "
+            "with RabbitMQ's own header `x-death`.",
             "license": {"name": "MIT"},
         },
         "defaultContentType": "application/json",
@@ -191,7 +192,7 @@ def _message(routing_key: str) -> dict[str, Any]:
         "name": routing_key,
         "summary": _summary(routing_key),
         "description": "AMQP properties: `message_id` is `{media_id}:{attempt}`, for logs; "
-        "`correlation_id` is the id of the request that completed the upload, and an answer "
+        "`correlation_id` is the id of the request that completed the upload. A result "
         f"repeats that of its job, and the header `{TRACEPARENT_HEADER}` if there is one.",
         "headers": {
             "type": "object",

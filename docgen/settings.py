@@ -1,4 +1,4 @@
-"""`make settings`: README's table of settings and .env.example, from `config.settings`."""
+"""`make settings`: docs/settings.md's tables and .env.example, from `config.settings`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from config.settings import BaseSettings, Settings, WorkerSettings
 from docgen.marks import replace_between
 from mediaservice import PROJECT
 
-README: Final = PROJECT / "README.md"
+DOCUMENT: Final = PROJECT / "docs" / "settings.md"
 EXAMPLE: Final = PROJECT / ".env.example"
 BEGIN: Final = "<!-- settings: make settings -->\n"
 END: Final = "<!-- /settings -->"
@@ -25,14 +25,17 @@ GUNICORN = {
     "WEB_CONCURRENCY": ("2", "Web worker processes; each serves one request at a time."),
     "PROMETHEUS_MULTIPROC_DIR": (
         "",
-        "Folder where web's processes keep their metrics. Default: a new temporary one.",
+        (
+            "Folder where web's processes keep their metrics. Default: a new temporary one. A "
+            "folder you name must be empty at start."
+        ),
     ),
 }
 
 
-def render(readme: str) -> str:
-    """Return README with its table as the code has it."""
-    return replace_between(readme, BEGIN, END, table())
+def render(document: str) -> str:
+    """Return the document with its tables as the code has them."""
+    return replace_between(document, BEGIN, END, table())
 
 
 def table() -> str:
@@ -85,5 +88,5 @@ def _written(default: Any) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    DOCUMENT.write_text(render(DOCUMENT.read_text()))
     EXAMPLE.write_text(env())

@@ -240,9 +240,9 @@ class Audit:
         return findings
 
     def _is_past_retention(self, row: MediaRow) -> bool:
-        """Say whether an original is kept for good that by today's settings should not be.
+        """Say whether this original should be purged by today's RAW_RETENTION_DAYS.
 
-        So it is with media that were processed before RAW_RETENTION_DAYS was set.
+        Media that were processed before it was set have no due time for that.
         """
         if not self._raw_retention_days or row.due_at is not None:
             return False

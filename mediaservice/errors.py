@@ -101,11 +101,14 @@ DATABASE_UNAVAILABLE = Failure(
 
 # Those that are HTTP's own, whatever is asked for.
 BAD_REQUEST = Failure(
-    "bad_request", 400, False, "The request is not HTTP as it should be, or its body is not JSON."
+    "bad_request", 400, False, "The request is malformed, or its body is not valid JSON."
 )
 NOT_FOUND = Failure("not_found", 404, False, "There is nothing at this address.")
 METHOD_NOT_ALLOWED = Failure(
-    "method_not_allowed", 405, False, "Not with this method: the header Allow names those it takes."
+    "method_not_allowed",
+    405,
+    False,
+    "This address has no such method: the header Allow names those it has.",
 )
 REQUEST_TOO_LARGE = Failure(
     "request_too_large", 413, False, "The body is longer than any request here has to be."
@@ -114,13 +117,13 @@ UNSUPPORTED_MEDIA_TYPE = Failure(
     "unsupported_media_type", 415, False, "The body must be sent as application/json."
 )
 INVALID_REQUEST = Failure(
-    "invalid_request", 422, False, "Fields are missing or wrong: errors names them."
+    "invalid_request", 422, False, "Fields are missing or wrong: errors says what, by field."
 )
 INTERNAL_SERVER_ERROR = Failure(
     "internal_server_error",
     500,
     False,
-    "Something went wrong here that nobody foresaw: tell whoever runs this service the request_id.",
+    "Internal error: give the request_id to whoever runs this service.",
 )
 HTTP_FAILURES = {
     failure.http_status: failure
@@ -147,7 +150,7 @@ PROCESSING_TIMEOUT = "processing_timeout"
 # Sentences for the codes the reference worker reports; any other worker may bring its own codes.
 PROCESSING_FAILURES: dict[str, str] = {
     PROCESSING_FAILED: "The image could not be processed.",
-    PROCESSING_TIMEOUT: "No worker answered in time, in as many attempts as are allowed.",
+    PROCESSING_TIMEOUT: "No worker sent a result in time, in any of the allowed attempts.",
     "unsupported_format": "The bytes are not an image of an accepted format.",
     "corrupt_image": "The image is damaged and cannot be decoded.",
     "image_too_large": "The image has more pixels, a longer side or more frames than allowed.",

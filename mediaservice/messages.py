@@ -46,7 +46,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`media.process`: make the public variants of one pinned original.
 
     Read `raw_key` with `If-Match: raw_etag`; write only keys that start with `public_prefix`.
-    `attempt` counts from 1 and is to be echoed in the answer.
+    `attempt` counts from 1: echo it in the result.
     """
 
     media_id: UUID
@@ -62,7 +62,7 @@ class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One more rendition of the same picture, next to the one at `public_key`."""
+    """One more rendition of the same image, besides the one at `public_key`."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}(?!\n)$")]
     key: PublicKey
@@ -75,8 +75,9 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 class ProcessedResult(msgspec.Struct, frozen=True, kw_only=True):
     """`media.processed`: the objects are stored. Only `media_id` and `public_key` are required.
 
-    width, height: pixels of the rendition at `public_key`, after rotation. `placeholder` is a
-    base64 ThumbHash.
+    `width`, `height`, `content_type` and `size_bytes` are those of the rendition at `public_key`,
+    after rotation; `variants` are all the others. The API's `variants` begin with the rendition at
+    `public_key`, if those four are given. `placeholder` is a base64 ThumbHash.
     """
 
     media_id: UUID

@@ -49,7 +49,7 @@ BROKER_PUBLISHES = Counter(
 )
 BROKER_DELIVERIES = Counter(
     "media_broker_deliveries",
-    "Messages consumed; redelivered ones have been in somebody's hands before.",
+    "Messages consumed; redelivered: whether it was delivered before.",
     ["routing_key", "redelivered"],
 )
 BROKER_CONNECTIONS = Counter(
@@ -100,7 +100,7 @@ DISPATCHES = Counter(
 )
 RESULTS = Counter(
     "media_results",
-    "Workers' answers; outcome: applied, duplicate, stray, malformed or refused.",
+    "Workers' results; outcome: applied, duplicate, stray, malformed or refused.",
     ["routing_key", "outcome"],
 )
 PURGES = Counter(

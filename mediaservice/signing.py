@@ -1,8 +1,8 @@
 """Presigned URLs by AWS Signature Version 4, in a few microseconds each.
 
-Presigning is this service's hottest work, and botocore's general signer takes a hundred times as
-long; here the day's signing key is derived once. The output equals botocore's to the byte. No
-network, no boto3: credentials come in from `storage`.
+Every upload begins with one: boto3's `generate_presigned_url` takes about 40 times as long, its
+bare signer 15 times. Here the day's signing key is derived once. The output equals botocore's to
+the byte. No network, no boto3: credentials come in from `storage`.
 
 Source: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)", Amazon S3 API
 Reference.

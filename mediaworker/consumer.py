@@ -1,7 +1,7 @@
-"""The worker's loop: jobs in, answers out, with the network and the decoder busy at once.
+"""The worker's loop: jobs in, results out, with the network and the decoder busy at once.
 
 One thread talks AMQP and waits for the decoder; fetching the next original and storing the last
-renditions go on beside it. A job is acknowledged only when its answer is confirmed.
+renditions go on beside it. A job is acknowledged only when its result is confirmed.
 """
 
 import threading
@@ -137,9 +137,9 @@ class Consumer:
         return stage.result()
 
     def _answer(self, storing: _Storing) -> None:
-        """Publish an answer and acknowledge its job.
+        """Publish a result and acknowledge its job.
 
-        While the broker takes no messages the answer is kept in hand. A worker that has to stop
+        While the broker takes no messages the result is kept in hand. A worker that has to stop
         then leaves the job to be delivered again.
         """
         task = storing.task

@@ -1,4 +1,4 @@
-"""`python -m mediaworker.contract`: shows what a worker is asked, and checks what it answers.
+"""`python -m mediaworker.contract`: shows a job, and checks the results of a worker.
 
 For authors of other workers, in any language. It judges with the decoder that the service itself
 uses, and points out what that decoder would silently ignore. No network: files and stdin only.

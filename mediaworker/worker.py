@@ -1,4 +1,4 @@
-"""One job in, one answer out: fetch the pinned original, render it, store the renditions.
+"""One job in, one result out: fetch the pinned original, render it, store the renditions.
 
 No AMQP here and no pixels: `consumer` consumes, `sandbox` decodes.
 """
@@ -50,13 +50,17 @@ class Worker:
         result: Result
         try:
             result = self.store(job, self.render(self.fetch(job)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the result
             result = describe_failure(job, error)
         report(job, result, started_at)
         return result
 
     def fetch(self, job: ProcessRequest) -> bytes:
-        """Return the pinned original; raises ImageError for one that is not worth fetching."""
+        """Return the pinned original.
+
+        Raises ImageError for one that is too large to fetch, ObjectNotFound, ObjectChanged or
+        StoreUnavailable.
+        """
         if job.size_bytes > MAX_INPUT_BYTES:
             raise ImageError("image_too_large", f"more than {MAX_INPUT_BYTES} bytes")
         original = self._storage.read_original(job.raw_key, etag=job.raw_etag)
@@ -64,7 +68,7 @@ class Worker:
         return original
 
     def store(self, job: ProcessRequest, rendered: Rendered) -> ProcessedResult:
-        """Store the renditions and return the answer.
+        """Store the renditions and return the result. Raises StoreUnavailable.
 
         The keys follow from the media and the names alone, and the same original gives the same
         bytes: a repeated attempt writes what is there already.
@@ -123,7 +127,7 @@ def _count_bytes(job: ProcessRequest, direction: str, size_bytes: int) -> None:
 
 
 def describe_failure(job: ProcessRequest, error: Exception) -> FailedResult:
-    """Return the answer for a job that a stage has raised `error` for."""
+    """Return the result of a job that a stage has raised `error` for."""
     code: str
     if isinstance(error, ImageError):
         code, is_retryable = error.code, False

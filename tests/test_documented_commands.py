@@ -39,6 +39,7 @@ TUTORIAL = (
     "::test_a_user_of_the_tutorials_web_app_uploads_a_picture_and_finds_it_again"
 )
 PUBLISH = "tests/test_benchmarks.py::test_publishing_writes_the_table_and_the_chart"
+ENVIRONMENT = "tests/test_readme.py::test_a_shell_loads_the_example_environment_as_documented"
 CHECKER = "tests/test_documented_commands.py::test_the_checker_is_called_as_documented"
 EXECUTED_BY = {
     "flask --app app db migrate": MIGRATE,
@@ -55,7 +56,7 @@ EXECUTED_BY = {
     "flask --app app media stats": f"{CLI}::test_stats_tell_what_there_is_and_what_is_due",
     "flask --app app media upload": f"{CLI}::test_files_are_uploaded_to_a_running_service",
     "flask media init": f"{CLI}::test_init_makes_everything_and_is_safe_to_repeat",
-    "gunicorn app:app": DEPLOYED,
+    "gunicorn --config config/gunicorn.py app:app": DEPLOYED,
     "python worker_listener.py": DEPLOYED,
     "python -m benchmarks.publish": PUBLISH,
     "python -m mediaservice upload": f"{CLI}::test_a_client_needs_none_of_the_services_settings",
@@ -65,6 +66,7 @@ EXECUTED_BY = {
     "npm ci": NODE,
     "npm start": NODE,
     "rabbitmqctl import_definitions": POLICIES,
+    "set -a; . ./.env; set +a": ENVIRONMENT,
 }
 # Whole blocks: clients, and the tutorial's web app.
 BLOCKS_EXECUTED_BY = {

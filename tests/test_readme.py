@@ -1,5 +1,6 @@
-"""README and .env.example say what the code says, and README's clients work as they stand."""
+"""Documents have the settings that the code has, and clients that work as they stand."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import requests
 
 from devstack.process import find_free_ports
-from docgen.settings import README, env, render
+from docgen.settings import DOCUMENT, env, render
 from mediaservice import PROJECT
 from tests.builders import jpeg
 from tests.documents import blocks
@@ -17,15 +18,32 @@ from tests.supervised import READY, Run, copy_project
 
 ADDRESS = "http://127.0.0.1:8000"
 CLIENT_SECONDS = 60
+CLIENTS = (PROJECT / "README.md", PROJECT / "docs" / "clients.md")
 
 
 def test_the_settings_table_is_the_settings():
-    kept = README.read_text()
+    kept = DOCUMENT.read_text()
     assert kept == render(kept), "run `make settings` and look at the difference"
 
 
 def test_the_example_environment_has_every_variable():
     assert (PROJECT / ".env.example").read_text() == env(), "run `make settings`"
+
+
+def test_a_shell_loads_the_example_environment_as_documented(tmp_path):
+    every = re.sub(r"^# (?=[A-Z0-9_]+=)", "", env(), flags=re.MULTILINE)
+    (tmp_path / ".env").write_text(every)
+    (load,) = blocks(DOCUMENT, "sh")
+    loaded = subprocess.run(
+        ["sh", "-eu", "-c", f"{load}env"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    variables = re.findall(r"^[A-Z0-9_]+=.*", every, re.MULTILINE)
+    assert set(variables) <= set(loaded.stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +57,8 @@ def service(tmp_path_factory):
 
 
 def client(language: str, mark: str) -> str:
-    """Return the one block of README in a language that has a mark in it."""
-    (found,) = [block for block in blocks(README, language) if mark in block]
+    """Return the one documented client in a language that has a mark in it."""
+    (found,) = [block for path in CLIENTS for block in blocks(path, language) if mark in block]
     assert ADDRESS in found
     return found
 

@@ -1,4 +1,4 @@
-"""Processing: handing pinned originals to workers, and taking their answers.
+"""Processing: handing pinned originals to workers, and taking their results.
 
 A success counts whichever attempt it comes from, for the bytes were pinned; a failure counts only
 for the current attempt. A ready media never regresses.
@@ -56,7 +56,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job to publish; `error_code` is what the attempt before it, if answered, failed with."""
+    """A job to publish.
+
+    `error_code` is what the previous attempt reported, None if it reported nothing.
+    """
 
     job: ProcessRequest
     request_id: str | None
@@ -70,7 +73,7 @@ class Claim:
 
 
 class ResultOutcome(StrEnum):
-    """What a worker's answer has come to."""
+    """What a worker's result has come to."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"  # changed nothing: a repeat, or too late

@@ -144,8 +144,8 @@ class Rows:
     def tombstone(self, media_id: UUID) -> Insert:
         """Return the statement that makes a deleted or unknown media's objects due for purging.
 
-        Where no row is left it is made anew, as a tombstone of nobody's: so the purge is retried
-        like any other, whatever happens to this process. A media that lives is left alone.
+        Without a row, insert a tombstone of nobody's, so that the purge is retried like any other.
+        A media that lives is left alone.
         """
         insert = (postgresql if self.is_postgresql else sqlite).insert(Media)
         now = now_plus(0)

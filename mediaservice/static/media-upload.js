@@ -12,8 +12,8 @@
  * no framework in here. Whatever is repeated is safe to repeat: nothing is ever uploaded twice.
  *
  * Every function takes these options:
- * - `baseUrl`: where the media API is, or the backend that passes calls on to it; default `/api/media`,
- *   on the page's own origin.
+ * - `baseUrl`: where the media API is; default `/api/media`. It must be on the page's own origin, or
+ *   behind your backend there: the API sends no CORS headers.
  * - `headers`: headers that say who is calling, as an object or as a function that returns one (or a
  *   promise of one), called for each request, so that tokens can be renewed.
  * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
