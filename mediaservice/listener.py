@@ -90,20 +90,20 @@ class Listener:
     def run_once(self) -> None:
         """Take what answers there are, waiting no longer than until work is due; then do that."""
         self._heartbeat.beat()
-        due_at = min(self._dispatch_at, self._housekeeping_at, self._sample_at)
-        # While PostgreSQL applies a batch the next one is read and decoded, but not waited for.
-        wait_seconds = 0.0 if self._in_flight else max(0.0, due_at - time.monotonic())
+        wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
+        if self._in_flight:
+            # While PostgreSQL applies a batch the next one is read, but not waited for.
+            wait_seconds = 0.0
         try:
             self._take_results(self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds))
-            if time.monotonic() < due_at and not self._stopping.is_set():
-                return
-            self._take_results([])
             if self._stopping.is_set():
+                self._take_results([])
                 return
             if time.monotonic() >= self._dispatch_at:
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
             if time.monotonic() >= self._housekeeping_at:
+                self._take_results([])  # a slow store must not hold up their acknowledgement
                 more = self._keep_house()
                 self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
             if time.monotonic() >= self._sample_at:

@@ -1,4 +1,4 @@
-"""Statements that every request runs: written by SQLAlchemy, sent straight through libpq.
+"""Statements that every request or batch runs: written by SQLAlchemy, sent straight through libpq.
 
 SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; what both do on
 each execution besides, three times libpq's own work, is left out. Rare statements go through
