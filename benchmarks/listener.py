@@ -28,7 +28,7 @@ from benchmarks.stack import Database, Stack
 from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import Process, wait_until
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
-from mediaservice.listener import DISPATCH_BATCH, RESULT_BATCH
+from mediaservice.listener import DISPATCH_BATCH, RESULT_BATCH, RESULT_PREFETCH
 from mediaservice.messages import ProcessedResult, ProcessRequest, Variant, encode, public_prefix
 
 Media = Sequence[tuple[UUID, UUID]]
@@ -83,7 +83,7 @@ class ListenerTurns:
             routing_key, body = encode(result_of(media_id))
             publish(self._channel, EXCHANGE, routing_key, body)
         # As many as it has prefetched are not in the queue any more.
-        self._await_messages(RESULTS_QUEUE, self._count - 2 * RESULT_BATCH)
+        self._await_messages(RESULTS_QUEUE, self._count - RESULT_PREFETCH)
 
         cost = self._resume("status = 'ready'", "processed_at", RESULT_BATCH)
         self._database.execute("TRUNCATE media")
@@ -107,7 +107,7 @@ class ListenerTurns:
         with open_channel(self._stack) as channel:
             return self._time(
                 lambda: raw_amqp.consume(
-                    channel, count=self._count, batch=batch, prefetch=2 * RESULT_BATCH
+                    channel, count=self._count, batch=batch, prefetch=RESULT_PREFETCH
                 )
             )
 

@@ -99,13 +99,13 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaservice.broker import RESULTS_QUEUE
     from mediaservice.broker.inline import InlineBroker
     from mediaservice.broker.rabbitmq import RabbitMQ
-    from mediaservice.listener import PUBLISHERS, RESULT_BATCH
+    from mediaservice.listener import PUBLISHERS, RESULT_PREFETCH
 
     if settings.broker_url != "inline:":
         return RabbitMQ(
             settings.broker_url,
             queue=RESULTS_QUEUE,
-            prefetch=2 * RESULT_BATCH,
+            prefetch=RESULT_PREFETCH,
             publishers=PUBLISHERS,
             wait=stopping.wait,
         )

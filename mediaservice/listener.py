@@ -8,7 +8,9 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from uuid import UUID
 
@@ -31,6 +33,7 @@ from mediaservice.storage import StoreUnavailable
 from mediaservice.tracing import MessageSpan
 
 RESULT_BATCH = 100
+RESULT_PREFETCH = 4 * RESULT_BATCH
 DISPATCH_BATCH = 50
 PUBLISHERS = 4  # connections that await confirms at the same time; more are slower here
 HOUSEKEEPING_BATCH = 20
@@ -42,6 +45,16 @@ STORE_FAULT_WAIT_SECONDS = 10.0
 UNROUTABLE_WAIT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Answers that are being applied, and not settled yet; `end` waits for what they come to."""
+
+    deliveries: Sequence[Delivery]
+    results: Sequence[Result]
+    end: Callable[[], list[ResultOutcome]]
+    started_at_ns: int
 
 
 class Listener:
@@ -61,13 +74,14 @@ class Listener:
         self._stopping = stopping
         self._poll_seconds = poll_seconds
         self._heartbeat = heartbeat or Heartbeat("listener")
+        self._in_flight: _Batch | None = None
         self._dispatch_at = self._housekeeping_at = self._purge_at = self._sample_at = 0.0
 
     def run(self) -> None:
         """Loop until `stop` is called, from a signal handler or another thread."""
         log.info("listener_started")
         try:
-            while not self._stopping.is_set():
+            while self._in_flight or not self._stopping.is_set():
                 self.run_once()
         finally:
             self._broker.close()
@@ -77,16 +91,19 @@ class Listener:
         """Take what answers there are, waiting no longer than until work is due; then do that."""
         self._heartbeat.beat()
         wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
+        if self._in_flight:
+            # While PostgreSQL applies a batch the next one is read, but not waited for.
+            wait_seconds = 0.0
         try:
-            deliveries = self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds)
-            if deliveries:
-                self._take_results(deliveries)
+            self._take_results(self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds))
             if self._stopping.is_set():
+                self._take_results([])
                 return
             if time.monotonic() >= self._dispatch_at:
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
             if time.monotonic() >= self._housekeeping_at:
+                self._take_results([])  # a slow store must not hold up their acknowledgement
                 more = self._keep_house()
                 self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
             if time.monotonic() >= self._sample_at:
@@ -101,9 +118,26 @@ class Listener:
         self._stopping.set()
 
     def _take_results(self, deliveries: Sequence[Delivery]) -> None:
+        """Begin to apply answers once those in flight are applied; then settle the latter."""
         started_at_ns = time.time_ns()
-        results: list[Result] = []
+        good, results = self._decode(deliveries, started_at_ns)
+        batch, self._in_flight = self._in_flight, None
+        outcomes = self._finish(batch.results, batch.end) if batch else None
+        if batch and outcomes is None:
+            self._take_one_by_one(batch)
+        if results:
+            end = self._lifecycle.processing.begin(results)
+            self._in_flight = _Batch(good, results, end, started_at_ns)
+        if batch and outcomes is not None:
+            self._broker.ack(batch.deliveries)
+            _report_results(batch.deliveries, outcomes, batch.started_at_ns)
+
+    def _decode(
+        self, deliveries: Sequence[Delivery], started_at_ns: int
+    ) -> tuple[list[Delivery], list[Result]]:
+        """Return what is an answer, and its result; set aside what is none."""
         good: list[Delivery] = []
+        results: list[Result] = []
         for delivery in deliveries:
             try:
                 message = decode(delivery.routing_key, delivery.body)
@@ -111,32 +145,32 @@ class Listener:
                     raise MalformedMessage("a job is not a result")
             except MalformedMessage as error:
                 self._broker.dead_letter(delivery, str(error))
-                _report_result(delivery, "malformed", started_at_ns)
+                _report_results([delivery], ["malformed"], started_at_ns)
             else:
-                results.append(message)
                 good.append(delivery)
-        outcomes = self._apply(results)
-        if outcomes is not None:
-            self._broker.ack(good)
-            for delivery, outcome in zip(good, outcomes, strict=True):
-                _report_result(delivery, outcome, started_at_ns)
-            return
-        for result, delivery in zip(results, good, strict=True):
-            outcomes = self._apply([result])
+                results.append(message)
+        return good, results
+
+    def _take_one_by_one(self, batch: _Batch) -> None:
+        """Apply a batch that has a value in it which the database refuses."""
+        for result, delivery in zip(batch.results, batch.deliveries, strict=True):
+            outcomes = self._finish([result], self._lifecycle.processing.begin([result]))
             if outcomes is not None:
                 self._broker.ack([delivery])
             else:
                 self._broker.dead_letter(delivery, "the database refuses its values")
-            _report_result(delivery, outcomes[0] if outcomes else "refused", started_at_ns)
+            _report_results([delivery], outcomes or ["refused"], batch.started_at_ns)
 
-    def _apply(self, results: Sequence[Result]) -> list[ResultOutcome] | None:
-        """Apply results, for as long as the database is away; None if it refuses the values.
+    def _finish(
+        self, results: Sequence[Result], end: Callable[[], list[ResultOutcome]]
+    ) -> list[ResultOutcome] | None:
+        """Finish what was begun, for as long as the database is away; None if it refuses a value.
 
-        They are kept in hand meanwhile: giving them back would spend their deliveries.
+        Results are kept in hand meanwhile: giving them back would spend their deliveries.
         """
         while True:
             try:
-                return self._lifecycle.processing.apply(results)
+                return end()
             except (DataError, IntegrityError) as error:
                 log.error("results_refused", count=len(results), reason=str(error.orig))
                 return None
@@ -144,6 +178,7 @@ class Listener:
                 if self._stopping.is_set():
                     raise
                 self._wait_for_database(error)
+                end = self._lifecycle.processing.begin(results)
 
     def _wait_for_database(self, error: DBAPIError) -> None:
         self._heartbeat.beat()
@@ -246,22 +281,27 @@ def _report_dispatch(claim: Claim, *, held: set[UUID], given_back: set[UUID]) ->
     )
 
 
-def _report_result(delivery: Delivery, outcome: str, started_at_ns: int) -> None:
-    """Leave the one line, count and span of a message; its batch's time is its own."""
-    routing_key = metrics.routing_key_label(delivery.routing_key)
-    metrics.RESULTS.labels(routing_key, outcome).inc()
-    MessageSpan(
-        routing_key,
-        traceparent=delivery.traceparent,
-        message_id=delivery.message_id,
-        started_at_ns=started_at_ns,
-    ).end()
-    log.info(
-        "message",
-        outcome=str(outcome),
-        duration_seconds=round((time.time_ns() - started_at_ns) / 1e9, 6),
-        **delivery.log_fields,
-    )
+def _report_results(
+    deliveries: Sequence[Delivery], outcomes: Sequence[str], started_at_ns: int
+) -> None:
+    """Count messages that were taken together, and leave one line and span of each."""
+    duration_seconds = round((time.time_ns() - started_at_ns) / 1e9, 6)
+    counts = Counter(zip((d.routing_key for d in deliveries), outcomes, strict=True))
+    for (routing_key, outcome), count in counts.items():
+        metrics.RESULTS.labels(metrics.routing_key_label(routing_key), outcome).inc(count)
+    for delivery, outcome in zip(deliveries, outcomes, strict=True):
+        MessageSpan(
+            metrics.routing_key_label(delivery.routing_key),
+            traceparent=delivery.traceparent,
+            message_id=delivery.message_id,
+            started_at_ns=started_at_ns,
+        ).end()
+        log.info(
+            "message",
+            outcome=str(outcome),
+            duration_seconds=duration_seconds,
+            **delivery.log_fields,
+        )
 
 
 def stop_on_signals(listener: Listener) -> None:

@@ -3,10 +3,12 @@
 import socket
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import REGISTRY
 
 from devstack.process import wait_until
 from mediaservice.broker import (
@@ -353,3 +355,185 @@ def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp)
     run_until(listener, lambda: world.is_empty(media_id), "the purge")
     listener._broker.close()
     assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+
+
+# a batch in flight
+
+
+@pytest.fixture
+def hold(world):
+    """Keep the answer for a media in flight for a block, by holding its row."""
+
+    @contextmanager
+    def hold(media_id):
+        with world.lifecycle.rows.begin() as holder:
+            holder.execute(sa.select(Media.id).where(Media.id == media_id).with_for_update())
+            yield
+
+    return hold
+
+
+def backends_waiting(world):
+    """Return the processes of the server that wait for a lock."""
+    waiting = sa.text(
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with world.engine.connect() as connection:
+        return [row.pid for row in connection.execute(waiting)]
+
+
+def begin_to_take(world, listener, amqp, result):
+    """Have a listener send an answer to PostgreSQL, where somebody holds its row."""
+    # With anything else due it would wait for the answer.
+    later = time.monotonic() + 60
+    listener._dispatch_at = listener._housekeeping_at = listener._sample_at = later
+    answer(amqp, result)
+    run_until(listener, lambda: listener._in_flight, "the answer")
+    wait_until(lambda: backends_waiting(world), seconds=10, what="PostgreSQL to wait")
+    listener._dispatch_at = listener._housekeeping_at = listener._sample_at = 0.0
+
+
+def all_settled(listener, amqp):
+    listener._broker.close()
+    return count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+
+
+def test_a_batch_is_acknowledged_once_it_is_committed(world, listener, amqp, hold, monkeypatch):
+    job = world.claimed()
+    seen = []
+    ack = listener._broker.ack
+
+    def look_and_ack(deliveries):
+        seen.append(world.status(job.media_id))
+        ack(deliveries)
+
+    monkeypatch.setattr(listener._broker, "ack", look_and_ack)
+    with hold(job.media_id):
+        begin_to_take(world, listener, amqp, processed(job))
+        assert not seen
+    run_until(listener, lambda: seen, "the acknowledgement")
+    assert seen == ["ready"]
+    assert all_settled(listener, amqp)
+
+
+def test_the_next_batch_is_read_while_one_is_in_flight(world, listener, amqp, hold, monkeypatch):
+    held, following = world.claimed(), world.claimed()
+    consume, row_held = listener._broker.consume, ExitStack()
+
+    def consume_and_let_go(*, limit, wait_seconds):
+        assert wait_seconds == 0
+        deliveries = consume(limit=limit, wait_seconds=10)
+        row_held.close()
+        return deliveries
+
+    with row_held:
+        row_held.enter_context(hold(held.media_id))
+        begin_to_take(world, listener, amqp, processed(held))
+        answer(amqp, processed(following))
+        monkeypatch.setattr(listener._broker, "consume", consume_and_let_go)
+        listener.run_once()
+    assert (world.status(held.media_id), world.status(following.media_id)) == ("ready", "ready")
+    assert all_settled(listener, amqp)
+
+
+def test_a_refused_value_in_flight_is_set_aside_before_the_next_batch(
+    world, listener, amqp, monkeypatch
+):
+    monkeypatch.setattr("mediaservice.listener.RESULT_BATCH", 2)
+    with world.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE media ADD CHECK (width <> 13)"))
+    jobs = [world.claimed() for _ in range(5)]
+    for job, width in zip(jobs, (12, 13, 14, 15, 16), strict=True):
+        answer(amqp, processed(job, width=width))
+    wait_until(lambda: count(amqp, RESULTS_QUEUE) == 5, seconds=10, what="the answers")
+    good = [job.media_id for job in jobs if job is not jobs[1]]
+    run_until(
+        listener, lambda: {world.status(media_id) for media_id in good} == {"ready"}, "the good"
+    )
+    assert world.status(jobs[1].media_id) == "processing"
+    assert str(jobs[1].media_id).encode() in take(amqp, DEAD_LETTER_QUEUE)[2]
+    run_until(listener, lambda: not listener._in_flight, "the acknowledgement")
+    assert all_settled(listener, amqp)
+
+
+def test_a_batch_whose_connection_is_lost_is_applied_over_another(
+    world, listener, amqp, hold, monkeypatch
+):
+    monkeypatch.setattr("mediaservice.listener.FAULT_WAIT_SECONDS", 0)
+    job, faults = world.claimed(), REGISTRY.get_sample_value
+    before = faults("media_listener_database_faults_total")
+    with hold(job.media_id):
+        begin_to_take(world, listener, amqp, processed(job))
+        terminate(world)
+    run_until(listener, lambda: not listener._in_flight, "the answer")
+    assert world.status(job.media_id) == "ready"
+    assert faults("media_listener_database_faults_total") == before + 1
+    assert all_settled(listener, amqp)
+
+
+def terminate(world):
+    """End the connection that waits for a lock, as a database does that goes away."""
+    (pid,) = backends_waiting(world)
+    with world.engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_terminate_backend(:pid, 15000)"), {"pid": pid})
+
+
+def test_stopping_finishes_the_batch_in_flight(world, listener, amqp, hold):
+    job = world.claimed()
+    with hold(job.media_id):
+        begin_to_take(world, listener, amqp, processed(job))
+        thread = threading.Thread(target=listener.run)
+        listener.stop()
+        thread.start()
+    thread.join()
+    assert world.status(job.media_id) == "ready"
+    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+
+
+def test_stopping_without_the_database_gives_back_the_batch_in_flight(world, listener, amqp, hold):
+    job = world.claimed()
+    with hold(job.media_id):
+        begin_to_take(world, listener, amqp, processed(job))
+        terminate(world)
+        listener.stop()
+        listener.run()
+    wait_until(lambda: count(amqp, RESULTS_QUEUE) == 1, seconds=10, what="the answer to be back")
+    assert world.status(job.media_id) == "processing"
+
+
+def test_a_batch_in_flight_while_the_broker_is_lost_comes_again_and_changes_nothing(
+    world, make_listener, make_proxy, rabbitmq, amqp, hold
+):
+    proxy = make_proxy(rabbitmq.port)
+    listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{proxy.port}/")
+    job = world.claimed()
+    with hold(job.media_id):
+        begin_to_take(world, listener, amqp, processed(job))
+        proxy.cut()
+    run_until(listener, lambda: not listener._in_flight, "the answer")
+    row = world.row(job.media_id)
+    assert row.status == "ready"
+    run_until(
+        listener,
+        lambda: listener._broker._consuming.number == 2 and not count(amqp, RESULTS_QUEUE),
+        "the redelivery",
+    )
+    run_until(listener, lambda: not listener._in_flight, "its acknowledgement")
+    assert all_settled(listener, amqp)
+    assert world.row(job.media_id) == row
+
+
+def test_a_listener_that_dies_with_a_batch_in_flight_harms_nobody(world, make_listener, amqp, hold):
+    job = world.claimed()
+    victim = make_listener(world)
+    with hold(job.media_id):
+        begin_to_take(world, victim, amqp, processed(job))
+        victim._broker.close()
+        del victim
+        wait_until(lambda: count(amqp, RESULTS_QUEUE), seconds=10, what="the answer to be back")
+    survivor = make_listener(world)
+    run_until(survivor, lambda: not count(amqp, RESULTS_QUEUE), "the redelivery")
+    run_until(survivor, lambda: not survivor._in_flight, "its acknowledgement")
+    assert world.status(job.media_id) == "ready"
+    assert all_settled(survivor, amqp)

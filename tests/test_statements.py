@@ -1,5 +1,6 @@
 """Statements sent past SQLAlchemy's execution: their values, faults, connections and lock."""
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -8,11 +9,25 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, func, literal, select, text
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    Text,
+    Uuid,
+    bindparam,
+    column,
+    func,
+    insert,
+    literal,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from mediaservice.database import UtcDateTime, create_database_engine
-from mediaservice.lifecycle.statements import Prepared
+from mediaservice.lifecycle.statements import Prepared, Sent
+from tests.world import processed
 
 LOCK = -(2**63)
 
@@ -98,6 +113,109 @@ def test_what_waited_for_the_lock_sees_what_its_holder_committed(engine, other):
     assert counted.result()[0].count == 1
 
 
+@pytest.fixture
+def insertion(engine, other):
+    """A statement that inserts a number which is not there yet, and returns it."""
+    other.execute("CREATE TABLE numbers (number int PRIMARY KEY)")
+    other.commit()
+    numbers = table("numbers", column("number", Integer))
+    statement = insert(numbers).values(number=bindparam("number", type_=Integer))
+    return Prepared(engine, statement.returning(numbers.c.number))
+
+
+def numbers_in(other):
+    other.rollback()
+    return [number for (number,) in other.execute("SELECT number FROM numbers").fetchall()]
+
+
+def test_statements_sent_together_are_committed_before_their_rows_are_told(
+    engine, other, insertion
+):
+    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+    sent = Sent(engine, [(insertion, {"number": 1}), (insertion, {"number": 2}), (process, {})])
+    (first,), (second,), (session,) = sent.rows()
+    assert (first.number, second.number) == (1, 2)
+    assert numbers_in(other) == [1, 2]
+    assert process.run()[0].pid == session.pid
+
+
+def test_of_statements_sent_together_one_that_fails_undoes_all(engine, other, insertion):
+    before = insertion.run(number=1)
+    sent = Sent(
+        engine, [(insertion, {"number": 2}), (insertion, {"number": 1}), (insertion, {"number": 3})]
+    )
+    with pytest.raises(IntegrityError, match="already exists"):
+        sent.rows()
+    assert numbers_in(other) == [before[0].number]
+    assert insertion.run(number=4)[0].number == 4
+
+
+def test_nothing_is_sent_together(engine):
+    assert Sent(engine, []).rows() == []
+
+
+def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, insertion):
+    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+    lost = process.run()[0].pid
+    other.execute("INSERT INTO numbers VALUES (1)")  # and whoever else does waits for the end
+    sent = Sent(engine, [(insertion, {"number": 1}), (process, {})])
+    other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
+    with pytest.raises(OperationalError):
+        sent.rows()
+    assert numbers_in(other) == []
+    assert process.run()[0].pid != lost
+
+
+def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion):
+    lost = Prepared(engine, select(func.pg_backend_pid().label("pid"))).run()[0].pid
+    other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
+    sent = Sent(engine, [(insertion, {"number": 1})])
+    with pytest.raises(OperationalError):
+        sent.rows()
+    assert numbers_in(other) == []
+
+
+def test_a_connection_whose_rows_nobody_asked_for_is_not_used_again(engine, insertion):
+    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+    before = process.run()[0].pid
+    Sent(engine, [(process, {})])
+    gc.collect()
+    assert process.run()[0].pid != before
+
+
+def test_a_batch_of_answers_reads_no_more_of_a_small_table_than_its_own_rows(world, other):
+    world.insert()
+    other.autocommit = True
+    media_ids = other.execute(
+        "INSERT INTO media (id, owner_id, owner_type, status, raw_key, raw_etag,"
+        " updated_at, upload_expires_at, attempt, attempts_left)"
+        " SELECT gen_random_uuid(), owner_id, owner_type, status, raw_key, raw_etag,"
+        " updated_at, upload_expires_at, attempt, attempts_left"
+        " FROM media, generate_series(1, 5000) RETURNING id"
+    ).fetchall()
+    other.execute("VACUUM ANALYZE media")
+    before = scans_of(other)
+    for (media_id,) in media_ids[:20]:
+        world.apply(processed(media_id))
+    end_sessions(world, other)
+    # PostgreSQL plans the first five for the very values that they are executed with.
+    assert scans_of(other) - before <= 5
+
+
+def scans_of(other):
+    """Return how often the table was read as a whole."""
+    tables = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'media'"
+    return other.execute(tables).fetchone()[0]
+
+
+def end_sessions(world, other):
+    """End a world's sessions: one that has ended has told what it read."""
+    world.engine.dispose()
+    sessions = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+    while len(other.execute(sessions).fetchall()) > 1:
+        threading.Event().wait(0.01)
+
+
 def test_an_owners_uploads_are_counted_without_reading_those_of_others(world, other):
     """Also after a quiet night, by statistics that know of no pending upload."""
     world.insert(status="ready", public_key="media/main.webp", due_at=None)
@@ -112,11 +230,7 @@ def test_an_owners_uploads_are_counted_without_reading_those_of_others(world, ot
     other.execute("VACUUM ANALYZE media")
     for _ in range(20):
         world.request(owner_id=uuid4())
-    world.engine.dispose()
-    # A session that has ended has told what it read.
-    sessions = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
-    while len(other.execute(sessions).fetchall()) > 1:
-        threading.Event().wait(0.01)
+    end_sessions(world, other)
     scans = "SELECT indexrelname, idx_scan FROM pg_stat_user_indexes"
     used = dict(other.execute(scans).fetchall())
     assert used["idx_media_pending"] >= 20

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from mediaservice.messages import Message
@@ -26,8 +27,7 @@ class BrokerUnavailable(Exception):
     """RabbitMQ cannot be reached, or does not take messages now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One consumed message; give it back to `ack` or `dead_letter` of the broker it came from."""
 
     routing_key: str

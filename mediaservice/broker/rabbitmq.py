@@ -5,6 +5,7 @@ that publish while it is short of memory or disk, and results must flow even the
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -110,10 +111,6 @@ class RabbitMQ:
             ):
                 if method is None:
                     break
-                metrics.BROKER_DELIVERIES.labels(
-                    metrics.routing_key_label(method.routing_key),
-                    "yes" if method.redelivered else "no",
-                ).inc()
                 self._unsettled.add(method.delivery_tag)
                 deliveries.append(
                     Delivery(
@@ -137,6 +134,7 @@ class RabbitMQ:
         except (AMQPError, OSError, ValueError) as error:
             self._consuming.fail(error)
             return []
+        _count(deliveries)
         return deliveries
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -246,6 +244,14 @@ def _publish_one(channel: BlockingChannel, publication: Publication) -> None:
         ),
         mandatory=True,
     )
+
+
+def _count(deliveries: Sequence[Delivery]) -> None:
+    counts = Counter((d.routing_key, d.redelivered) for d in deliveries)
+    for (routing_key, redelivered), count in counts.items():
+        metrics.BROKER_DELIVERIES.labels(
+            metrics.routing_key_label(routing_key), "yes" if redelivered else "no"
+        ).inc(count)
 
 
 def _trace_headers(traceparent: str | None) -> dict[str, str] | None:

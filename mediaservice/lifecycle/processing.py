@@ -4,7 +4,7 @@ A success counts whichever attempt it comes from, for the bytes were pinned; a f
 for the current attempt. A ready media never regresses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -25,6 +25,7 @@ from mediaservice.lifecycle.rows import (
     Rows,
     due_media,
     log_transition,
+    log_transitions,
     transition,
 )
 from mediaservice.messages import (
@@ -52,6 +53,7 @@ _JOB_COLUMNS = (
 )
 
 log = structlog.get_logger(__name__)
+_encoder = msgspec.json.Encoder(uuid_format="hex")  # of UUIDs, what both databases understand
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,11 @@ class Processing:
         self._rows = rows
         self._storage = storage
         self._settings = settings
-        self._ready = self._ready_statement()
-        self._retry = self._failure_statement(Event.ATTEMPT_FAILED)
-        self._fail = self._failure_statement(Event.PROCESSING_FAILED)
+        self._statements = {
+            Event.PROCESSED: rows.prepare(self._ready_statement()),
+            Event.ATTEMPT_FAILED: rows.prepare(self._failure_statement(Event.ATTEMPT_FAILED)),
+            Event.PROCESSING_FAILED: rows.prepare(self._failure_statement(Event.PROCESSING_FAILED)),
+        }
 
     def claim(self, limit: int) -> list[Claim]:
         """Begin an attempt for up to `limit` due media; return their jobs.
@@ -159,45 +163,51 @@ class Processing:
             .values(error_code=errors.PROCESSING_TIMEOUT, due_at=self._failed_due_at())
             .returning(Media.id, Media.request_id)
         )
-        for row in failed:
-            log_transition(Event.ATTEMPTS_EXHAUSTED, row.id, request_id=row.request_id)
+        log_transitions(Event.ATTEMPTS_EXHAUSTED, failed)
         return len(failed)
 
     def apply(self, results: Sequence[Result]) -> list[ResultOutcome]:
         """Apply a batch of worker answers in one transaction; safe to repeat, in any order.
 
         Return what each has come to. Objects that a success has left for a deleted or unknown
-        media become due for purging.
+        media become due for purging, in a second transaction: a batch seldom has any.
         """
-        processed = {r.media_id: r for r in results if isinstance(r, ProcessedResult)}
-        failed = [r for r in results if isinstance(r, FailedResult)]
-        with self._rows.begin() as connection:
+        return self.begin(results)()
 
-            def run(statement: Any, records: list[dict[str, Any]]) -> dict[UUID, MediaRow]:
-                if not records:
-                    return {}
-                parameters = {"records": msgspec.json.encode(records).decode()}
-                return {row.id: row for row in connection.execute(statement, parameters)}
+    def begin(self, results: Sequence[Result]) -> Callable[[], list[ResultOutcome]]:
+        """Begin to apply a batch; return the function that waits for it, to be called once."""
+        processed = {
+            r.media_id: _ready_record(r) for r in results if isinstance(r, ProcessedResult)
+        }
+        failed = [self._failure_record(r) for r in results if isinstance(r, FailedResult)]
+        records = {
+            Event.PROCESSED: list(processed.values()),
+            Event.ATTEMPT_FAILED: failed,
+            Event.PROCESSING_FAILED: failed,
+        }
+        events = [event for event in records if records[event]]
+        sent = self._rows.send(
+            [
+                (self._statements[event], {"records": _encoder.encode(records[event]).decode()})
+                for event in events
+            ]
+        )
 
-            ready = run(self._ready, [_ready_record(r) for r in processed.values()])
-            stray = {
-                media_id
-                for media_id in sorted(processed.keys() - ready.keys())
-                if connection.execute(self._rows.tombstone(media_id).returning(Media.id)).first()
-            }
-            retried = run(self._retry, [self._failure_record(r) for r in failed])
-            given_up = run(self._fail, [self._failure_record(r) for r in failed])
-        for row in ready.values():
-            log_transition(Event.PROCESSED, row.id, request_id=row.request_id)
-            if row.processing_requested_at is not None:
-                taken = row.processed_at - row.processing_requested_at
-                metrics.TIME_TO_READY.observe(taken.total_seconds())
-        for event, rows in ((Event.ATTEMPT_FAILED, retried), (Event.PROCESSING_FAILED, given_up)):
-            for row in rows.values():
-                log_transition(event, row.id, request_id=row.request_id)
-        for media_id in stray:
-            log.warning("stray_result", media_id=str(media_id))
-        return _outcomes(results, set(ready), stray, retried.keys() | given_up.keys())
+        def end() -> list[ResultOutcome]:
+            changed = dict(zip(events, sent.rows(), strict=True))
+            for event, rows in changed.items():
+                log_transitions(event, rows)
+            ready = changed.pop(Event.PROCESSED, ())
+            for row in ready:
+                if row.processing_requested_at is not None:
+                    taken = row.processed_at - row.processing_requested_at
+                    metrics.TIME_TO_READY.observe(taken.total_seconds())
+            ready_ids = {row.id for row in ready}
+            failed_ids = {row.id for rows in changed.values() for row in rows}
+            stray_ids = self._bury(processed.keys() - ready_ids)
+            return _outcomes(results, ready_ids, stray_ids, failed_ids)
+
+        return end
 
     def retry(self, media_id: UUID) -> MediaRow:
         """Give a media whose processing failed a new set of attempts; due now.
@@ -298,6 +308,20 @@ class Processing:
                 .values(error_code=None)
             )
 
+    def _bury(self, media_ids: set[UUID]) -> set[UUID]:
+        """Have the objects of deleted or unknown media purged; return which of these are."""
+        if not media_ids:
+            return set()
+        with self._rows.begin() as connection:
+            stray = {
+                media_id
+                for media_id in sorted(media_ids)
+                if connection.execute(self._rows.tombstone(media_id).returning(Media.id)).first()
+            }
+        for media_id in stray:
+            log.warning("stray_result", media_id=str(media_id))
+        return stray
+
     def _failed_due_at(self) -> Any:
         return now_plus(timedelta(days=self._settings.failed_retention_days).total_seconds())
 
@@ -360,7 +384,7 @@ class Processing:
         doublings = min((result.attempt or 1) - 1, 32)
         retry_seconds = self._settings.retry_backoff_seconds * 2**doublings
         return {
-            "media_id": result.media_id.hex,
+            "media_id": result.media_id,
             "attempt": result.attempt,
             "error_code": result.error.code,
             "retryable": result.error.retryable,
@@ -387,22 +411,12 @@ def _outcomes(
 
 def _ready_record(result: ProcessedResult) -> dict[str, Any]:
     return {
-        "media_id": result.media_id.hex,
+        "media_id": result.media_id,
         "public_key": result.public_key,
         "width": result.width,
         "height": result.height,
         "placeholder": result.placeholder,
-        "variants": [
-            {
-                "name": variant.name,
-                "key": variant.key,
-                "width": variant.width,
-                "height": variant.height,
-                "size_bytes": variant.size_bytes,
-                "content_type": variant.content_type,
-            }
-            for variant in _renditions(result)
-        ],
+        "variants": _renditions(result),
     }
 
 

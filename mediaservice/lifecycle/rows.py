@@ -3,7 +3,7 @@
 Knows tables and transitions, nothing of stores, brokers or limits.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,7 +27,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from mediaservice import metrics
 from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
-from mediaservice.lifecycle.statements import Prepared
+from mediaservice.lifecycle.statements import Prepared, Sent
 from mediaservice.models import Media
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
@@ -69,6 +69,10 @@ class Rows:
     def prepare(self, statement: Executable) -> Prepared:
         """Return a statement that is run often."""
         return Prepared(self.engine, statement)
+
+    def send(self, calls: Sequence[tuple[Prepared, Mapping[str, Any]]]) -> Sent:
+        """Begin to run statements, each with its parameters, as one transaction."""
+        return Sent(self.transactions, calls)
 
     def execute(self, statement: Executable) -> Sequence[MediaRow]:
         """Run one statement as one transaction and return its rows."""
@@ -232,3 +236,15 @@ def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
     """Leave the trace that audits and tests follow: one line for each change of status."""
     metrics.TRANSITIONS.labels(event.value).inc()
     log.info("media_transition", transition=event.value, media_id=str(media_id), **facts)
+
+
+def log_transitions(event: Event, rows: Sequence[MediaRow]) -> None:
+    """Leave the same for many, each with the request it goes back to; counted at once."""
+    metrics.TRANSITIONS.labels(event.value).inc(len(rows))
+    for row in rows:
+        log.info(
+            "media_transition",
+            transition=event.value,
+            media_id=str(row.id),
+            request_id=row.request_id,
+        )

@@ -1,4 +1,4 @@
-"""Statements that every request runs: written by SQLAlchemy, sent straight through libpq.
+"""Statements that every request or batch runs: written by SQLAlchemy, sent straight through libpq.
 
 SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; what both do on
 each execution besides, three times libpq's own work, is left out. Rare statements go through
@@ -7,7 +7,7 @@ each execution besides, three times libpq's own work, is left out. Rare statemen
 
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NamedTuple, Self, cast
@@ -17,7 +17,7 @@ from psycopg import abc, adapt
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
-from sqlalchemy import Engine, Executable, Row
+from sqlalchemy import Connection, Engine, Executable, Row
 from sqlalchemy.exc import DBAPIError
 
 from mediaservice.tracing import statement_span
@@ -100,9 +100,9 @@ class Prepared:
         """Run as a transaction of its own and return the rows."""
         if not self._sql:
             return self._run_by_sqlalchemy(parameters)
-        with self._session() as session:
+        with self.session() as session, statement_span(self._sql):
             result = session.pgconn.exec_prepared(self._name, self._dump(session, parameters))
-            return self._load(session, result)
+            return self.load(session, result)
 
     def run_alone(self, lock: int, **parameters: Any) -> Sequence[Row[Any]]:
         """Run in a transaction that overlaps no other with the same lock; return the rows.
@@ -111,7 +111,7 @@ class Prepared:
         """
         if not self._sql:
             return self._run_by_sqlalchemy(parameters)
-        with self._session() as session:
+        with self.session() as session, statement_span(self._sql):
             values = self._dump(session, parameters)
             session.prepare(b"media_lock", "SELECT pg_advisory_xact_lock($1)")
             # What travels together up to a sync is one transaction, but each statement in it sees
@@ -126,18 +126,33 @@ class Prepared:
             session.check(synced, ExecStatus.PIPELINE_SYNC)
             pgconn.exit_pipeline_mode()
             session.check(locked, ExecStatus.TUPLES_OK)
-            return self._load(session, result)
+            return self.load(session, result)
+
+    def run_within(
+        self, connection: Connection, parameters: Mapping[str, Any]
+    ) -> Sequence[Row[Any]]:
+        """Run by SQLAlchemy, as part of a transaction, and return the rows."""
+        return connection.execute(self._statement, parameters).all()
+
+    def prepare(self, session: _Session) -> None:
+        """Have a session's server plan it, unless it has."""
+        session.prepare(self._name, self._sql)
+
+    def send(self, session: _Session, parameters: Mapping[str, Any]) -> None:
+        """Send it to a session in pipeline mode; `load` is for what comes back."""
+        session.pgconn.send_query_prepared(self._name, self._dump(session, parameters))
 
     def _run_by_sqlalchemy(self, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
-            return connection.execute(self._statement, parameters).all()
+            return self.run_within(connection, parameters)
 
     def _dump(self, session: _Session, parameters: Mapping[str, Any]) -> list[Any]:
         given = {**self._constants, **parameters}
         values = [given[name] for name in self._order]
         return list(session.values.dump_sequence(values, self._formats))
 
-    def _load(self, session: _Session, result: PGresult | None) -> Sequence[Row[Any]]:
+    def load(self, session: _Session, result: PGresult | None) -> Sequence[Row[Any]]:
+        """Return the rows of a result, or raise psycopg's Error."""
         rows = session.check(result, ExecStatus.TUPLES_OK)
         if self._make_row is None:
             columns = [((rows.fname(n) or b"").decode(), object) for n in range(rows.nfields)]
@@ -146,7 +161,7 @@ class Prepared:
         return session.values.load_rows(0, rows.ntuples, self._make_row)
 
     @contextmanager
-    def _session(self) -> Iterator[_Session]:
+    def session(self) -> Iterator[_Session]:
         """Give a connection that has the statement planned; one that breaks is not used again."""
         try:
             connection = self._engine.raw_connection()
@@ -155,9 +170,8 @@ class Prepared:
                 session = _Session.on(cast(Any, connection.driver_connection))
                 connection.info["session"] = session
             try:
-                with statement_span(self._sql):
-                    session.prepare(self._name, self._sql)
-                    yield session
+                self.prepare(session)
+                yield session
             finally:
                 if session.is_reusable:
                     connection.close()
@@ -167,3 +181,61 @@ class Prepared:
             raise DBAPIError.instance(
                 self._sql, None, error, psycopg.Error, dialect=self._engine.dialect
             ) from error
+
+
+class Sent:
+    """Prepared statements on their way to the server, as one transaction.
+
+    The process is free for other work until it asks for the `rows`. If it never does, they may be
+    committed or not. SQLite has no way to be on: there they run when their rows are asked for.
+    """
+
+    def __init__(
+        self, transactions: Engine, calls: Sequence[tuple[Prepared, Mapping[str, Any]]]
+    ) -> None:
+        self._transactions = transactions
+        self._calls = calls
+        self._fault: DBAPIError | None = None
+        self._checked_out = ExitStack()
+        if calls and transactions.dialect.name == "postgresql":
+            try:
+                self._send()
+            except DBAPIError as fault:
+                self._fault = fault
+
+    def rows(self) -> list[Sequence[Row[Any]]]:
+        """Return each statement's rows, once all is committed; to be called once.
+
+        Raises DBAPIError, for a fault in sending too. Nothing is committed then, as far as is known
+        where a connection was lost.
+        """
+        if self._fault is not None:
+            raise self._fault
+        if self._transactions.dialect.name != "postgresql":
+            with self._transactions.begin() as connection:
+                return [statement.run_within(connection, given) for statement, given in self._calls]
+        with self._checked_out:
+            return self._receive() if self._calls else []
+
+    def _send(self) -> None:
+        with ExitStack() as checked_out:
+            self._session = checked_out.enter_context(self._calls[0][0].session())
+            for statement, _ in self._calls:
+                statement.prepare(self._session)
+            self._session.pgconn.enter_pipeline_mode()
+            for statement, given in self._calls:
+                statement.send(self._session, given)
+            self._session.pgconn.pipeline_sync()
+            self._checked_out = checked_out.pop_all()
+
+    def _receive(self) -> list[Sequence[Row[Any]]]:
+        results = []
+        for _ in self._calls:
+            results.append(self._session.wait_for_result())
+            self._session.wait_for_result()  # the None that ends them
+        self._session.check(self._session.wait_for_result(), ExecStatus.PIPELINE_SYNC)
+        self._session.pgconn.exit_pipeline_mode()
+        return [
+            statement.load(self._session, result)
+            for (statement, _), result in zip(self._calls, results, strict=True)
+        ]
