@@ -22,6 +22,7 @@ LAYERS = (
     {"mediaservice.metrics", "mediaservice.tracing"},
     {"mediaservice.models"},
     {
+        "mediaservice.s3",
         "mediaservice.storage",
         "mediaservice.broker",
         "mediaservice.broker.topology",
@@ -120,8 +121,8 @@ def test_storage_and_broker_do_not_know_each_other():
 
 
 @pytest.mark.parametrize("package", ["boto3", "botocore"])
-def test_only_storage_imports_the_s3_client(package: str):
-    assert importers_of(package, PRODUCT) == {"mediaservice.storage"}
+def test_only_one_module_imports_boto3(package: str):
+    assert importers_of(package, PRODUCT) == {"mediaservice.s3"}
 
 
 def test_only_broker_imports_pika():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mediaservice.signing import UrlSigner
 
-keys = st.just("") | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=80).filter(
+# Without a key it is about the bucket.
+keys = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=80).filter(
     lambda key: not key.startswith("/")
 )
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)

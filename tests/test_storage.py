@@ -439,13 +439,13 @@ def test_an_object_that_changes_while_it_is_looked_at_is_looked_at_again(
 ):
     client = seaweedfs.client()
     client.put_object(Bucket="raw", Key=key, Body=b"first")
-    call = storage._call
+    request = storage._s3.request
 
-    def change_before_head(operation, **params):
+    def change_before_head(operation, *arguments, **named):
         if operation == "head_object":
             client.put_object(Bucket="raw", Key=key, Body=b"second")
-        return call(operation, **params)
+        return request(operation, *arguments, **named)
 
-    monkeypatch.setattr(storage, "_call", change_before_head)
+    monkeypatch.setattr(storage._s3, "request", change_before_head)
     with pytest.raises(StoreUnavailable):
         storage.inspect_upload(key, with_checksum=True)
