@@ -227,19 +227,19 @@ def _find_credentials(settings: BaseSettings) -> Callable[[], Credentials]:
         keys = Credentials(settings.s3_access_key_id, settings.s3_secret_access_key)
         return lambda: keys
     import boto3
-    from botocore.exceptions import BotoCoreError
 
     try:
         found = boto3.Session().get_credentials()
-    except BotoCoreError as error:
+    except Exception as error:  # noqa: BLE001 - each provider has its own
         raise ConfigurationError([f"{_NO_KEYS}: {_reason(error)}"]) from None
     if found is None:
         raise ConfigurationError([f"{_NO_KEYS}."])
 
     def current() -> Credentials:
         try:
-            return Credentials(*found.get_frozen_credentials())
-        except (BotoCoreError, OSError) as error:
+            keys = found.get_frozen_credentials()
+        except Exception as error:  # noqa: BLE001 - as above
             raise StoreUnavailable(f"no keys for the store: {_reason(error)}") from None
+        return Credentials(keys.access_key, keys.secret_key, keys.token)
 
     return current

@@ -214,9 +214,18 @@ def test_worker_and_listener_do_without_flask():
     [
         (
             "app",
-            {"alembic", "flask_migrate", "mediaservice.commands", "mediaservice.doctor", "pika"},
+            {
+                "alembic",
+                "boto3",
+                "botocore",
+                "flask_migrate",
+                "mediaservice.commands",
+                "mediaservice.doctor",
+                "pika",
+            },
         ),
-        ("worker_listener", {"alembic", "flask", "werkzeug", "jwt"}),
+        ("worker_listener", {"alembic", "boto3", "botocore", "flask", "werkzeug", "jwt"}),
+        ("mediaworker.__main__", {"boto3", "botocore", "flask", "sqlalchemy"}),
     ],
 )
 def test_a_process_loads_nothing_that_it_does_not_need(entry: str, spared: set[str]):

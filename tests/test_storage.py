@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 import requests
+from urllib3.connection import HTTPConnection
 
 from config.settings import Settings
 from mediaservice.storage import (
@@ -296,6 +297,43 @@ def test_a_listing_is_complete_and_in_order_over_pages(storage):
     assert {entry.size_bytes for entry in found} == {1}
     assert storage.purge(raw_key=f"uploads/{uuid4()}", public_prefix=prefix)
     assert list(storage.list_objects("public", prefix)) == []
+
+
+ODD_NAMES = (
+    "a b+c%20d",
+    "ü/名/🖼",
+    "&amp;<>\"'",
+    "?q=1#f",
+    "~*()!,;:@$=[]{}|^`",
+    "X-Amz-Signature=0",
+    "..dots.",
+)
+
+
+def test_a_key_may_have_any_characters(storage):
+    """A worker of somebody else's may write them, and an audit then has to list and delete them."""
+    prefix = f"media/{uuid4()}/"
+    keys = sorted(f"{prefix}{name}" for name in ODD_NAMES)
+    for key in keys:
+        storage.write_public(key, b"1", content_type="image/webp")
+    assert sorted(entry.key for entry in storage.list_objects("public", prefix)) == keys
+    for key in keys:
+        assert [entry.key for entry in storage.list_objects("public", key)] == [key]
+    assert storage.purge(raw_key=f"uploads/{uuid4()}", public_prefix=prefix)
+
+
+def test_bytes_that_changed_on_their_way_are_not_stored(storage, monkeypatch):
+    key = f"media/{uuid4()}/main.webp"
+    send = HTTPConnection.send
+
+    def spoil(connection, data):
+        send(connection, b"RIFX" if data == b"RIFF" else data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPConnection, "send", spoil)
+        with pytest.raises(StoreUnavailable, match="HTTP 400 BadDigest"):
+            storage.write_public(key, b"RIFF", content_type="image/webp")
+    assert list(storage.list_objects("public", key)) == []
 
 
 def test_purging_takes_one_medias_objects_and_no_others(storage, key):
