@@ -49,7 +49,7 @@ def read(storage):
         (404, "NoSuchKey", ObjectNotFound, "uploads/k"),
         (412, "PreconditionFailed", ObjectChanged, "uploads/k"),
         (501, "NotImplemented", StoreUnavailable, "get_object: HTTP 501 NotImplemented"),
-        (403, "<script>", StoreUnavailable, "get_object: HTTP 403 "),
+        (403, "<script>", StoreUnavailable, "get_object: HTTP 403"),
     ],
 )
 def test_a_refusal_is_named_after_one_attempt(make_store, status, code, expected, words):
@@ -62,7 +62,7 @@ def test_a_refusal_is_named_after_one_attempt(make_store, status, code, expected
 
 def test_a_head_has_no_code_to_tell(make_store):
     _, storage = make_store(answer(200), answer(403))
-    with pytest.raises(StoreUnavailable, match=r"^head_bucket: HTTP 403 $"):
+    with pytest.raises(StoreUnavailable, match=r"^head_bucket: HTTP 403$"):
         storage.ping()
 
 
