@@ -14,11 +14,11 @@ APP_LOAD_ERROR = 4  # to gunicorn: give up, do not start another worker that wou
 
 try:
     settings = Settings.from_environ(os.environ)
+    configure_logging(settings)
+    set_up_tracing(settings, "media-web")
+    app = create_app(settings)
 except ConfigurationError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(APP_LOAD_ERROR)
-configure_logging(settings)
-set_up_tracing(settings, "media-web")
-app = create_app(settings)
 if click.get_current_context(silent=True):  # by `flask`; gunicorn's workers save the memory
     add_commands(app)

@@ -18,10 +18,10 @@ def main() -> None:
         configure_logging(settings)
         heartbeat = Heartbeat("listener")
         start_monitoring(settings, heartbeat)
+        set_up_tracing(settings, "media-listener")
+        listener = create_listener(settings, heartbeat)
     except ConfigurationError as error:
         sys.exit(str(error))
-    set_up_tracing(settings, "media-listener")
-    listener = create_listener(settings, heartbeat)
     stop_on_signals(listener)
     listener.run()
     stop_tracing()

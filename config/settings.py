@@ -173,8 +173,13 @@ class BaseSettings:
         "`path` (`host/bucket/key`) or `virtual` (`bucket.host/key`).",
         "path",
     )
-    s3_access_key_id: str = _setting(fields.String(), "Access key of the store.")
-    s3_secret_access_key: str = _setting(fields.String(), "Secret key of the store.")
+    s3_access_key_id: str = _setting(
+        fields.String(),
+        "Access key of the store. Without it and its secret the keys are looked for where AWS's "
+        "own tools do: environment, profile, web identity, role of the machine.",
+        "",
+    )
+    s3_secret_access_key: str = _setting(fields.String(), "Secret key of the store.", "")
     s3_raw_bucket: str = _setting(
         fields.String(), "Private bucket that browsers PUT originals into."
     )
@@ -241,13 +246,20 @@ class BaseSettings:
         """Yield what is wrong with values that are each fine alone."""
         if self.s3_raw_bucket == self.s3_public_bucket:
             yield "S3_RAW_BUCKET and S3_PUBLIC_BUCKET must differ: originals are never public."
+        if bool(self.s3_access_key_id) != bool(self.s3_secret_access_key):
+            yield (
+                "S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY belong together: set both, or neither "
+                "where the process gets its keys from AWS."
+            )
         if not self.development:
             yield from self._not_for_production()
 
     def _not_for_production(self) -> Iterator[str]:
         """Yield what nobody but a developer at their own machine may have."""
         secret = self.s3_secret_access_key
-        if len(secret) < MIN_STORE_SECRET_LENGTH or secret.lower() in WELL_KNOWN_SECRETS:
+        if secret and (
+            len(secret) < MIN_STORE_SECRET_LENGTH or secret.lower() in WELL_KNOWN_SECRETS
+        ):
             yield (
                 f"S3_SECRET_ACCESS_KEY is short or well known: give the store's user a secret of "
                 f"{MIN_STORE_SECRET_LENGTH} characters or more."

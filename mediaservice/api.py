@@ -63,6 +63,7 @@ def _caller_required(view: View) -> View:
     errors.UPLOAD_TOO_LARGE,
     errors.CONTENT_TYPE_NOT_ALLOWED,
     errors.TOO_MANY_PENDING,
+    errors.STORE_UNAVAILABLE,
 )
 def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
     """Get a URL to PUT one image to.

@@ -10,11 +10,11 @@ Reference.
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from time import gmtime, strftime, time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -22,12 +22,12 @@ _BLOCK_BYTES = 64  # of SHA-256; this and the two pads below are HMAC's (RFC 210
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Credentials(Protocol):
-    """Keys as botocore hands them out; `token` only with temporary ones."""
+class Credentials(NamedTuple):
+    """Keys, by the names that botocore's have; `token` only with temporary ones."""
 
     access_key: str
     secret_key: str
-    token: str | None
+    token: str | None = None
 
 
 class _Day(NamedTuple):
@@ -59,6 +59,8 @@ class UrlSigner:
     ) -> None:
         parts = urlsplit(endpoint)
         host = parts.hostname or ""
+        if ":" in host:  # of IPv6
+            host = f"[{host}]"
         if parts.port and parts.port != _DEFAULT_PORTS[parts.scheme]:
             host = f"{host}:{parts.port}"
         self._find_credentials = find_credentials
@@ -78,10 +80,12 @@ class UrlSigner:
         *,
         ttl_seconds: int,
         at: datetime | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> str:
         """Return a URL for a request with exactly these headers, good for `ttl_seconds` from `at`.
 
         Header names are lower-case, in any order; `host` is added. `at` is aware, by default now.
+        Without a key it is about the bucket. Names in `query` are lower-case, too.
         """
         credentials = self._find_credentials()
         stamp = _timestamp(int(time() if at is None else at.timestamp()))
@@ -92,16 +96,21 @@ class UrlSigner:
             host, path = f"{bucket}.{self._host}", self._path
         else:
             host, path = self._host, f"{self._path}/{bucket}"
-        path = f"{path}/{quote(key)}"
+        if key or self._is_virtual:
+            path = f"{path}/{quote(key)}"
         names, joined, listed = _signed_headers(tuple(headers))
         values = {"host": host, **headers}
         start = f"{day.credential}&X-Amz-Date={stamp}&X-Amz-Expires={ttl_seconds}"
         token = ""
         if credentials.token:
             token = f"&X-Amz-Security-Token={quote(credentials.token, safe='')}"
-        # Canonical order is alphabetical, where the token comes before the signed headers.
+        before = after = ""
+        if query:
+            given = "&".join([f"{n}={quote(query[n], safe='')}" for n in sorted(query)])
+            before, after = f"{given}&", f"&{given}"
+        # Canonical order is alphabetical: the token before the signed headers, what is given last.
         canonical = (
-            f"{method}\n{path}\n{start}{token}{listed}\n"
+            f"{method}\n{path}\n{start}{token}{listed}{after}\n"
             + "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
             + f"\n{joined}\nUNSIGNED-PAYLOAD"
         )
@@ -110,7 +119,7 @@ class UrlSigner:
         inner.update(f"{_ALGORITHM}\n{stamp}\n{day.scope}\n{digest}".encode())
         outer.update(inner.digest())
         return (
-            f"{self._scheme}://{host}{path}?{start}{listed}{token}"
+            f"{self._scheme}://{host}{path}?{before}{start}{listed}{token}"
             f"&X-Amz-Signature={outer.hexdigest()}"
         )
 

@@ -1,55 +1,40 @@
 """Object storage: presigning, inspecting, reading, writing and purging objects in the two buckets.
 
-The only module that imports boto3 or botocore; it knows keys and bytes, never rows. Every fault of
-the store leaves here as one of the exceptions below.
+It knows keys and bytes, never rows; `s3` makes the calls. Every fault of the store leaves here as
+one of the exceptions below.
 """
 
+import base64
+import hashlib
 import json
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
+from xml.etree import ElementTree as ET
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader
+import urllib3
 
 from config.settings import BaseSettings
 from mediaservice import metrics
-from mediaservice.errors import STORE_UNAVAILABLE, MediaError
-from mediaservice.signing import UrlSigner
+from mediaservice.s3 import EmptyObject, ObjectChanged, ObjectNotFound, S3Client, StoreUnavailable
+
+__all__ = [
+    "ObjectChanged",
+    "ObjectNotFound",
+    "PresignedUpload",
+    "Storage",
+    "StoreUnavailable",
+    "StoredObject",
+    "UploadedObject",
+]
 
 # Re-encoded images never change under their key: a new picture is a new media.
 PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
 SNIFF_BYTES = 4096
 CORS_MAX_AGE_SECONDS = 3600
-_RETRY_AFTER_SECONDS = 5
-_PURGE_PAGE = 1000  # S3's limit on DeleteObjects
-
-
-class StoreUnavailable(MediaError):
-    """The store could not be reached or answered with a fault of its own; nothing is known."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(STORE_UNAVAILABLE, retry_after_seconds=_RETRY_AFTER_SECONDS)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
-
-
-class ObjectNotFound(Exception):
-    """There is no object under this key."""
-
-
-class ObjectChanged(Exception):
-    """The object under this key is not the one with the expected ETag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +77,8 @@ class Storage:
     def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
-        session = _session(settings)
-        self._client = _client(session, settings)
-        self._signer = UrlSigner(
-            session.get_credentials().get_frozen_credentials,
-            endpoint=presign_endpoint or settings.s3_endpoint,
-            region=settings.s3_region,
-            addressing_style=settings.s3_addressing_style,
-        )
+        self._s3 = S3Client(settings)
+        self._signer = self._s3.create_signer(presign_endpoint or settings.s3_endpoint)
 
     def presign_upload(
         self,
@@ -153,59 +132,61 @@ class Storage:
         see two. The checksum of the whole object needs a HEAD of its own.
         """
         try:
-            response = self._call(
+            answer = self._s3.request(
                 "get_object",
-                Bucket=self.raw_bucket,
-                Key=key,
-                Range=f"bytes=0-{SNIFF_BYTES - 1}",
+                "GET",
+                self.raw_bucket,
+                key,
+                headers={"range": f"bytes=0-{SNIFF_BYTES - 1}"},
             )
-        except _EmptyObject:
+        except EmptyObject:
             return UploadedObject(0, "", "", b"", None)
-        try:
-            first_bytes = response["Body"].read()
-        except (BotoCoreError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from None
-        etag = response["ETag"]
+        etag = _etag(answer)
         checksum = None
         if with_checksum:
             try:
-                head = self._call(
+                head = self._s3.request(
                     "head_object",
-                    Bucket=self.raw_bucket,
-                    Key=key,
-                    IfMatch=etag,
-                    ChecksumMode="ENABLED",
+                    "HEAD",
+                    self.raw_bucket,
+                    key,
+                    headers={"if-match": etag, "x-amz-checksum-mode": "ENABLED"},
                 )
             except ObjectChanged:
                 raise StoreUnavailable("the object changed while it was looked at") from None
-            checksum = head.get("ChecksumSHA256")
+            checksum = head.headers.get("x-amz-checksum-sha256")
         return UploadedObject(
-            size_bytes=_full_size(response),
-            content_type=response.get("ContentType", ""),
+            size_bytes=_full_size(answer),
+            content_type=answer.headers.get("Content-Type", ""),
             etag=etag,
-            first_bytes=first_bytes,
+            first_bytes=answer.data,
             checksum_sha256=checksum,
         )
 
     def read_original(self, key: str, *, etag: str) -> bytes:
         """Return the pinned original; raises ObjectNotFound, or ObjectChanged if it is another."""
-        response = self._call("get_object", Bucket=self.raw_bucket, Key=key, IfMatch=etag)
-        if response["ETag"] != etag:  # a store without conditional reads
+        answer = self._s3.request(
+            "get_object", "GET", self.raw_bucket, key, headers={"if-match": etag}
+        )
+        if _etag(answer) != etag:  # a store without conditional reads
             raise ObjectChanged(key)
-        try:
-            return bytes(response["Body"].read())
-        except (BotoCoreError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from None
+        return answer.data
 
     def write_public(self, key: str, body: bytes, *, content_type: str) -> None:
-        """Store a finished image for the CDN."""
-        self._call(
+        """Store a finished image for the CDN; the store compares what it got with the MD5."""
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        self._s3.request(
             "put_object",
-            Bucket=self.public_bucket,
-            Key=key,
-            Body=body,
-            ContentType=content_type,
-            CacheControl=PUBLIC_CACHE_CONTROL,
+            "PUT",
+            self.public_bucket,
+            key,
+            headers={
+                "cache-control": PUBLIC_CACHE_CONTROL,
+                "content-length": str(len(body)),
+                "content-md5": base64.b64encode(digest).decode(),
+                "content-type": content_type,
+            },
+            body=body,
         )
 
     def purge(self, *, raw_key: str, public_prefix: str | None) -> bool:
@@ -213,7 +194,7 @@ class Storage:
 
         Safe to repeat. Without a prefix only the original is purged.
         """
-        self._call("delete_object", Bucket=self.raw_bucket, Key=raw_key)
+        self.delete_objects(self.raw_bucket, [raw_key])
         if public_prefix is not None:
             self.delete_objects(
                 self.public_bucket,
@@ -224,37 +205,31 @@ class Storage:
         return not self._exists(self.raw_bucket, raw_key)
 
     def delete_objects(self, bucket: str, keys: list[str]) -> None:
-        """Delete keys, in as few requests as S3 allows; missing ones are fine."""
-        for start in range(0, len(keys), _PURGE_PAGE):
-            page = [{"Key": key} for key in keys[start : start + _PURGE_PAGE]]
-            response = self._call(
-                "delete_objects", Bucket=bucket, Delete={"Objects": page, "Quiet": True}
-            )
-            if response.get("Errors"):
-                raise StoreUnavailable(f"DeleteObjects: {response['Errors'][0].get('Code')}")
+        """Delete keys, one by one; missing ones are fine."""
+        for key in keys:
+            with suppress(ObjectNotFound):  # some stores say so
+                self._s3.request("delete_object", "DELETE", bucket, key)
 
     def list_objects(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
         """Yield a bucket's objects in the order of their keys, a page in memory at a time."""
-        token: dict[str, str] = {}
+        query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         while True:
-            page = self._call("list_objects_v2", Bucket=bucket, Prefix=prefix, **token)
-            for entry in page.get("Contents", []):
-                yield StoredObject(entry["Key"], entry["Size"], entry["LastModified"])
-            if not page.get("IsTruncated"):
+            answer = self._s3.request("list_objects_v2", "GET", bucket, query=query)
+            found, token = _parse_listing(answer.data)
+            yield from found
+            if token is None:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            query["continuation-token"] = token
 
     def keeps_versions(self, bucket: str) -> bool:
         """Say whether the bytes of deleted objects may stay in this bucket as older versions."""
-        return bool(self._call("get_bucket_versioning", Bucket=bucket).get("Status"))
+        return bool(self._s3.administer("get_bucket_versioning", Bucket=bucket).get("Status"))
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless both buckets can be reached with our credentials."""
         for bucket in (self.raw_bucket, self.public_bucket):
-            try:
-                self._call("head_bucket", Bucket=bucket)
-            except ObjectNotFound:
-                raise StoreUnavailable(f"there is no bucket {bucket}") from None
+            if not self._exists(bucket):
+                raise StoreUnavailable(f"there is no bucket {bucket}")
 
     def create_buckets(self, web_origins: tuple[str, ...]) -> None:
         """Make both buckets, open `public` to readers and `raw` to PUTs from pages of the origins.
@@ -262,8 +237,8 @@ class Storage:
         Safe to repeat: each part is set to what it should be.
         """
         for bucket in (self.raw_bucket, self.public_bucket):
-            if not self._bucket_exists(bucket):
-                self._call("create_bucket", Bucket=bucket)
+            if not self._exists(bucket):
+                self._s3.administer("create_bucket", Bucket=bucket)
         policy = {
             "Version": "2012-10-17",
             "Statement": [
@@ -276,10 +251,12 @@ class Storage:
                 }
             ],
         }
-        self._call("put_bucket_policy", Bucket=self.public_bucket, Policy=json.dumps(policy))
+        self._s3.administer(
+            "put_bucket_policy", Bucket=self.public_bucket, Policy=json.dumps(policy)
+        )
         if not web_origins:
             with suppress(ObjectNotFound):  # some stores say so when there were no rules
-                self._call("delete_bucket_cors", Bucket=self.raw_bucket)
+                self._s3.administer("delete_bucket_cors", Bucket=self.raw_bucket)
             return
         rule = {
             "AllowedOrigins": list(web_origins),
@@ -288,117 +265,54 @@ class Storage:
             "ExposeHeaders": ["ETag"],
             "MaxAgeSeconds": CORS_MAX_AGE_SECONDS,
         }
-        self._call(
+        self._s3.administer(
             "put_bucket_cors", Bucket=self.raw_bucket, CORSConfiguration={"CORSRules": [rule]}
         )
 
-    def _bucket_exists(self, bucket: str) -> bool:
+    def _exists(self, bucket: str, key: str = "") -> bool:
         try:
-            self._call("head_bucket", Bucket=bucket)
+            self._s3.request("head_object" if key else "head_bucket", "HEAD", bucket, key)
         except ObjectNotFound:
             return False
         return True
 
-    def _exists(self, bucket: str, key: str) -> bool:
-        try:
-            self._call("head_object", Bucket=bucket, Key=key)
-        except ObjectNotFound:
-            return False
-        return True
 
-    def _call(self, operation: str, **params: Any) -> Any:
-        started_at = time.perf_counter()
-        outcome = "unavailable"
-        try:
-            response = getattr(self._client, operation)(**params)
-            outcome = "ok"
-        except ClientError as error:
-            translated = _translated(error, params.get("Key", params["Bucket"]))
-            outcome = _OUTCOMES[type(translated)]
-            raise translated from None
-        except (BotoCoreError, OSError) as error:
-            raise StoreUnavailable(_reason(error)) from None
-        finally:
-            metrics.STORE_REQUESTS.labels(operation, outcome).observe(
-                time.perf_counter() - started_at
-            )
-        return response
+def _etag(answer: urllib3.BaseHTTPResponse) -> str:
+    etag = answer.headers.get("ETag")
+    if not etag:
+        raise StoreUnavailable("the store does not say which version of the object it has")
+    return etag
 
 
-class _EmptyObject(Exception):
-    """A ranged GET of an object without bytes (416)."""
-
-
-_OUTCOMES: dict[type[Exception], str] = {
-    ObjectNotFound: "missing",
-    ObjectChanged: "changed",
-    _EmptyObject: "ok",
-    StoreUnavailable: "unavailable",
-}
-
-
-def _translated(error: ClientError, key: str) -> Exception:
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = error.response.get("Error", {}).get("Code", "")
-    # A missing bucket is a fault of the set-up: taking it for a missing object would fail uploads.
-    if status == 404 and code != "NoSuchBucket":
-        return ObjectNotFound(key)
-    if status == 412:
-        return ObjectChanged(key)
-    if status == 416:
-        return _EmptyObject(key)
-    return StoreUnavailable(f"{error.operation_name}: HTTP {status} {code}")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _full_size(response: dict[str, Any]) -> int:
+def _full_size(answer: urllib3.BaseHTTPResponse) -> int:
     """Return the object's size from `Content-Range: bytes 0-4095/123456`."""
-    content_range = response.get("ContentRange", "")
-    total = content_range.rpartition("/")[2]
-    return int(total) if total.isdigit() else int(response["ContentLength"])
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(total) if total.isdigit() else len(answer.data)
 
 
-class _DataWithoutEndpoints(Loader):  # type: ignore[misc]  # botocore has no types
-    """Botocore's data files but for the endpoints of all services, 7 MB: ours is always given."""
+def _parse_listing(page: bytes) -> tuple[list[StoredObject], str | None]:
+    """Return a page of a listing, and the token of the next one.
 
-    def load_data_with_path(self, name: str) -> tuple[Any, str]:
-        if name == "endpoints":
-            return {"partitions": []}, ""
-        loaded: tuple[Any, str] = super().load_data_with_path(name)
-        return loaded
-
-
-def _session(settings: BaseSettings) -> boto3.Session:
-    core = botocore.session.get_session()
-    core.register_component("data_loader", _DataWithoutEndpoints())
-    return boto3.Session(
-        aws_access_key_id=settings.s3_access_key_id,
-        aws_secret_access_key=settings.s3_secret_access_key,
-        botocore_session=core,
-    )
-
-
-def _client(session: boto3.Session, settings: BaseSettings) -> Any:
-    return session.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint,
-        region_name=settings.s3_region,
-        config=Config(
-            signature_version="s3v4",
-            s3={
-                "addressing_style": settings.s3_addressing_style,
-                # Else botocore looks for us-east-1 in the table that it is spared here.
-                "us_east_1_regional_endpoint": "regional",
-            },
-            # Many S3-compatible stores do not know the checksums botocore adds since 1.36.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"mode": "standard", "total_max_attempts": 2},
-            # Two attempts of a call, and the two calls of a completion, end before web's time-out.
-            connect_timeout=3,
-            read_timeout=7,
-        ),
-    )
+    Expat, below ElementTree, reads nothing from elsewhere, and bounds what entities grow to.
+    """
+    try:
+        root = ET.fromstring(page)  # noqa: S314 - see above
+        if not root.tag.endswith("ListBucketResult"):
+            raise ValueError(root.tag)
+        decode = unquote_plus if root.findtext("{*}EncodingType") == "url" else str
+        found = [
+            StoredObject(
+                decode(entry.findtext("{*}Key", "")),
+                int(entry.findtext("{*}Size", "")),
+                datetime.fromisoformat(entry.findtext("{*}LastModified", "")),
+            )
+            for entry in root.iterfind("{*}Contents")
+        ]
+        if root.findtext("{*}IsTruncated") != "true":
+            return found, None
+        token = root.findtext("{*}NextContinuationToken")
+        if not token:
+            raise ValueError("there is more, and no token to ask for it")
+    except (ET.ParseError, ValueError) as error:
+        raise StoreUnavailable(f"list_objects_v2: not a listing: {error}") from None
+    return found, token

@@ -43,7 +43,6 @@ def set_up_tracing(settings: BaseSettings, service_name: str) -> None:
 def start_tracing(processor: "SpanProcessor", service_name: str) -> None:
     """Give every span of this process to `processor`."""
     global _provider  # noqa: PLW0603 - there is one per process, as of the process itself
-    from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
 
@@ -53,7 +52,6 @@ def start_tracing(processor: "SpanProcessor", service_name: str) -> None:
     )
     _provider = TracerProvider(resource=resource)
     _provider.add_span_processor(processor)
-    BotocoreInstrumentor().instrument(tracer_provider=_provider)
 
 
 def trace_web(app: Any, engine: "Engine") -> None:
@@ -75,12 +73,11 @@ def stop_tracing() -> None:
     global _provider  # noqa: PLW0603 - as above
     if _provider is None:
         return
-    from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 
-    for instrumentor in (BotocoreInstrumentor(), SQLAlchemyInstrumentor()):
-        if instrumentor.is_instrumented_by_opentelemetry:
-            instrumentor.uninstrument()
+    instrumentor = SQLAlchemyInstrumentor()
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
     _provider.shutdown()
     _provider = None
 
@@ -106,6 +103,25 @@ def statement_span(sql: str) -> AbstractContextManager[Any]:
         sql.partition(" ")[0],
         kind=SpanKind.CLIENT,
         attributes={"db.system": "postgresql", "db.statement": sql},
+    )
+
+
+def store_span(operation: str, bucket: str) -> AbstractContextManager[Any]:
+    """Return the context of one call to the store, named as AWS names it: `S3.GetObject`."""
+    if _provider is None:
+        return _NO_SPAN
+    from opentelemetry.trace import SpanKind
+
+    method = operation.title().replace("_", "")
+    return _provider.get_tracer(__name__).start_as_current_span(
+        f"S3.{method}",
+        kind=SpanKind.CLIENT,
+        attributes={
+            "rpc.system": "aws-api",
+            "rpc.service": "S3",
+            "rpc.method": method,
+            "aws.s3.bucket": bucket,
+        },
     )
 
 

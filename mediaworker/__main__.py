@@ -25,6 +25,7 @@ def main() -> None:
         configure_logging(settings)
         heartbeat = Heartbeat("worker")
         start_monitoring(settings, heartbeat)
+        storage = Storage(settings)
     except ConfigurationError as error:
         sys.exit(str(error))
     set_up_tracing(settings, "media-worker")
@@ -45,7 +46,7 @@ def main() -> None:
         memory_bytes=settings.decode_memory_bytes,
     ) as sandbox:
         worker = Worker(
-            Storage(settings),
+            storage,
             lambda original: sandbox.render(original, on_wait=on_wait),
         )
         Consumer(worker, broker, stopping, heartbeat).run()

@@ -18,6 +18,7 @@ import hypothesis
 import pika
 import pytest
 from botocore.loaders import create_loader
+from moto.server import ThreadedMotoServer
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
@@ -82,6 +83,18 @@ def seaweedfs(servers_directory: Path) -> Iterator[SeaweedFS]:
     server.start()
     yield server
     server.kill()  # nobody wants its data
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The address of moto, which verifies nothing and needs no server; its state is this process's.
+
+    Whoever needs it empty posts to its /moto-api/reset.
+    """
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from uuid import UUID, uuid4
 
 import boto3
 import pytest
+import requests
 import sqlalchemy as sa
-from moto import mock_aws
 
 from docgen import openapi
 from mediaservice import create_app, errors
@@ -25,21 +25,28 @@ from mediaservice.models import Media
 from tests.builders import CDN, UNKNOWN_ID, jpeg, png, settings
 from tests.conformance import check_documented
 
-AMAZON = "https://s3.us-east-1.amazonaws.com"
 ALICE, BOB = uuid4(), uuid4()
 PICTURE = jpeg()
 DOCUMENT = json.loads(openapi.DOCUMENT.read_text())
 
 
+@pytest.fixture(scope="module")
+def store_client(moto):
+    return boto3.client(
+        "s3",
+        endpoint_url=moto,
+        region_name="us-east-1",
+        aws_access_key_id="a",
+        aws_secret_access_key="b",
+    )
+
+
 @pytest.fixture
-def store():
-    with mock_aws():
-        client = boto3.client(
-            "s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-        )
-        for bucket in ("raw", "public"):
-            client.create_bucket(Bucket=bucket)
-        yield client
+def store(moto, store_client):
+    requests.post(f"{moto}/moto-api/reset", timeout=10)
+    for bucket in ("raw", "public"):
+        store_client.create_bucket(Bucket=bucket)
+    return store_client
 
 
 class Service:
@@ -125,11 +132,11 @@ class Service:
 
 
 @pytest.fixture
-def make_service(sqlite_url, store):
+def make_service(sqlite_url, moto, store):
     made = []
 
     def make(**variables):
-        chosen = settings(DATABASE_URL=sqlite_url, S3_ENDPOINT=AMAZON, **variables)
+        chosen = settings(DATABASE_URL=sqlite_url, S3_ENDPOINT=moto, **variables)
         made.append(Service(create_app(chosen), store))
         return made[-1]
 
@@ -139,9 +146,9 @@ def make_service(sqlite_url, store):
 
 
 @pytest.fixture(scope="module")
-def usual_app(make_sqlite_url):
+def usual_app(make_sqlite_url, moto):
     """The application with the usual settings: making one takes longer than most tests."""
-    app = create_app(settings(DATABASE_URL=make_sqlite_url(), S3_ENDPOINT=AMAZON))
+    app = create_app(settings(DATABASE_URL=make_sqlite_url(), S3_ENDPOINT=moto))
     yield app
     app.extensions["media"].lifecycle.rows.engine.dispose()
 

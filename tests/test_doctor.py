@@ -11,7 +11,6 @@ import boto3
 import flask_migrate
 import pika
 import pytest
-from moto.server import ThreadedMotoServer
 
 from config.settings import Settings
 from mediaservice import PROJECT, add_commands, create_app
@@ -322,14 +321,6 @@ def test_a_clock_that_is_off_is_found(patient, behind, verdict):
 
 
 # a store that enforces little
-
-
-@pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -72,9 +72,11 @@ def test_statements_and_store_calls_are_part_of_the_request(exporter, make_app, 
     complete(make_app(), seaweedfs)
     spans = exporter.get_finished_spans()
     request = next(span for span in spans if span.name == "POST /api/media/complete")
-    children = {s.name for s in spans if s.parent and s.parent.span_id == request.context.span_id}
-    assert "S3.GetObject" in children
-    assert any(name.startswith("UPDATE") for name in children)
+    children = [s for s in spans if s.parent and s.parent.span_id == request.context.span_id]
+    (read,) = (span for span in children if span.name == "S3.GetObject")
+    assert read.attributes["aws.s3.bucket"] == "raw"
+    assert not any("uploads/" in str(value) for value in read.attributes.values())
+    assert any(span.name.startswith("UPDATE") for span in children)
     assert request.resource.attributes["service.name"] == "media-test"
 
 

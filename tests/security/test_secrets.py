@@ -21,6 +21,7 @@ import requests
 
 from devstack.process import Process, find_free_ports, wait_until
 from tests.builders import environment, jpeg, production
+from tests.scripted_store import HANG, ScriptedStore, answer, fault
 from tests.security.service import PROJECT, Web
 from tests.security.tokens import ALICE, BOB, token
 
@@ -265,6 +266,43 @@ def test_the_traceback_of_a_fault_of_ours_shows_no_values(app_env: str):
     assert '"code":500' in done.stdout.replace(" ", "")
     for hidden in ("a-local-secret", bearer):
         assert hidden not in done.stdout + done.stderr
+
+
+STORE_FAULTS = """
+import os, traceback
+from config.settings import Settings
+from mediaservice import s3
+from mediaservice.logs import configure_logging
+from mediaservice.storage import Storage, StoreUnavailable
+
+settings = Settings.from_environ(os.environ)
+configure_logging(settings)
+s3._READ_SECONDS = 0.05
+storage = Storage(settings)
+for number in range(5):
+    try:
+        storage.read_original(f"uploads/{number}", etag='"e"')
+    except StoreUnavailable:
+        traceback.print_exc()
+"""
+
+
+def test_no_fault_of_the_store_is_told_with_a_signature():
+    """Not even at DEBUG by the HTTP client, whose messages quote URLs."""
+    strange_header = answer(500, b"", Strange="1\r\n:\r\n: x")
+    faults = [fault(403, "SignatureDoesNotMatch"), strange_header, b"", HANG, b"nonsense\r\n\r\n"]
+    with ScriptedStore([faults[0], *(one for one in faults[1:] for _ in range(2))]) as store:
+        done = subprocess.run(
+            [sys.executable, "-c", STORE_FAULTS],
+            env=environment(S3_ENDPOINT=store.endpoint, LOG_LEVEL="DEBUG", PYTHONPATH=str(PROJECT)),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    assert done.stderr.count("mediaservice.s3.StoreUnavailable: ") == len(faults)
+    assert SIGNED.search(store.requests[0])
+    assert_clean(done.stdout + done.stderr, {})
 
 
 def test_a_database_error_does_not_quote_its_url(known: dict[str, str]):
