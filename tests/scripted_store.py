@@ -1,6 +1,7 @@
 """A store that answers what a test has written down, however wrong; one answer for each request."""
 
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterable
 from typing import Self
@@ -27,7 +28,7 @@ class ScriptedStore:
     A connection ends after an answer that is cut short, and after the last one.
     """
 
-    def __init__(self, answers: Iterable[bytes]) -> None:
+    def __init__(self, answers: Iterable[bytes], *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[str] = []
         self._answers = list(answers)
         self._is_over = threading.Event()
@@ -57,8 +58,11 @@ class ScriptedStore:
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        self.endpoint = "http://{}:{}".format(*self._server.server_address[:2])
+        scheme = "https" if tls else "http"
+        self.endpoint = "{}://{}:{}".format(scheme, *self._server.server_address[:2])
 
     def close(self) -> None:
         """Stop listening, and let go of whoever hangs."""

@@ -2,12 +2,20 @@
 
 import gzip
 import json
+import ssl
 import subprocess
 import sys
 import traceback
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from config.settings import ConfigurationError
 from mediaservice import PROJECT, s3
@@ -161,6 +169,49 @@ def test_no_fault_shows_how_to_make_the_request(make_store, monkeypatch, answers
     assert "X-Amz-Signature=" in store.requests[0]
     shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
     assert "X-Amz" not in shown
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A file with the key and the certificate of 127.0.0.1, which vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "store")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "store.pem"
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(key.private_bytes(*form) + made.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def tls_store(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with ScriptedStore([OBJECT], tls=context) as store:
+        yield store
+
+
+def test_a_store_that_nobody_vouches_for_is_told_nothing(tls_store):
+    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+        read(Storage(settings(S3_ENDPOINT=tls_store.endpoint)))
+    assert tls_store.requests == []
+
+
+def test_the_machine_says_whom_to_trust(tls_store, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert read(Storage(settings(S3_ENDPOINT=tls_store.endpoint))) == b"bytes"
 
 
 # listings
