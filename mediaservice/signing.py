@@ -2,7 +2,7 @@
 
 Every upload begins with one: boto3's `generate_presigned_url` takes about 40 times as long, its
 bare signer 15 times. Here the day's signing key is derived once. The output equals botocore's to
-the byte. No network, no boto3: credentials come in from `storage`.
+the byte. No network, no boto3: credentials come in from `s3`.
 
 Source: "Authenticating Requests: Using Query Parameters (AWS Signature Version 4)", Amazon S3 API
 Reference.
