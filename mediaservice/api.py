@@ -280,10 +280,11 @@ def _polling_headers(row: MediaRow) -> dict[str, str]:
 def _status(row: MediaRow) -> dict[str, Any]:
     error = None
     if row.status == Status.FAILED:
+        is_pinned = row.raw_etag is not None
         error = {
             "code": row.error_code,
-            "retryable": is_worth_retrying(row.error_code),
-            "message": describe_error_code(row.error_code),
+            "retryable": is_worth_retrying(row.error_code, is_pinned=is_pinned),
+            "message": describe_error_code(row.error_code, is_pinned=is_pinned),
         }
     return {
         "id": row.id,

@@ -143,7 +143,7 @@ PROCESSING_FAILURES: dict[str, str] = {
 }
 
 # The same bytes will meet these again.
-_FINAL = UPLOAD_FAILURES.keys() | {
+_FINAL = {
     "unsupported_format",
     "corrupt_image",
     "image_too_large",
@@ -152,14 +152,17 @@ _FINAL = UPLOAD_FAILURES.keys() | {
 }
 
 
-def is_worth_retrying(error_code: str) -> bool:
+def is_worth_retrying(error_code: str, *, is_pinned: bool) -> bool:
     """Say whether a media that failed with this code may still succeed with the same bytes."""
-    return error_code not in _FINAL
+    return is_pinned and error_code not in _FINAL
 
 
-def describe_error_code(error_code: str) -> str:
-    """Return the sentence for a media's `error_code`, whoever reported it."""
-    if error_code in UPLOAD_FAILURES:
+def describe_error_code(error_code: str, *, is_pinned: bool) -> str:
+    """Return the sentence for a media's `error_code`, whoever reported it.
+
+    Workers may give their codes the names of ours: a pinned media's is a worker's.
+    """
+    if not is_pinned:
         return UPLOAD_FAILURES[error_code].message
     return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])
 

@@ -150,7 +150,7 @@ _FAILED = {
     "error": {
         "code": "corrupt_image",
         "retryable": True,
-        "message": errors.describe_error_code("corrupt_image"),
+        "message": errors.describe_error_code("corrupt_image", is_pinned=True),
     },
 }
 _FACTS = {

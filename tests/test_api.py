@@ -524,6 +524,13 @@ def test_a_failure_has_a_code_and_a_sentence(service):
     assert "damaged" in error["message"]
 
 
+def test_a_workers_code_named_as_a_failed_uploads_may_be_retried(service):
+    media_id = service.failed("upload_expired")
+    error = service.call("GET", f"/{media_id}/status").json["error"]
+    assert (error["code"], error["retryable"]) == ("upload_expired", True)
+    assert service.call("POST", f"/{media_id}/retry").status_code == 202
+
+
 def test_a_media_has_no_url_until_it_is_ready(service):
     media_id = service.processing()
     media = service.call("GET", f"/{media_id}").json

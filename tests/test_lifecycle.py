@@ -240,6 +240,17 @@ def test_completing_twice_changes_nothing(world):
     assert (after.raw_etag, after.updated_at) == (before.raw_etag, before.updated_at)
 
 
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_workers_code_named_as_a_failed_uploads_ends_no_upload(world, retryable):
+    job = world.claimed()
+    world.apply(failed(job, code="upload_expired", retryable=retryable))
+    row = world.complete(job.media_id)
+    assert (row.status, row.error_code) == (
+        "processing" if retryable else "failed",
+        "upload_expired",
+    )
+
+
 def test_an_upload_can_be_completed_after_its_url_died(world):
     media_id = world.pending()
     world.age(media_id, 1000)

@@ -324,7 +324,6 @@ def _canonical(content_type: str) -> str:
 
 def _outcome(row: MediaRow) -> MediaRow:
     """Return a completed media, or raise the failure that ended its upload."""
-    failure = errors.UPLOAD_FAILURES.get(row.error_code)
-    if failure is not None:
-        raise MediaError(failure)
+    if row.raw_etag is None:
+        raise MediaError(errors.UPLOAD_FAILURES[row.error_code])
     return row
