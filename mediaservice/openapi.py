@@ -149,7 +149,7 @@ _FAILED = {
     "status": "failed",
     "error": {
         "code": "corrupt_image",
-        "retryable": True,
+        "retryable": errors.is_worth_retrying("corrupt_image", is_pinned=True),
         "message": errors.describe_error_code("corrupt_image", is_pinned=True),
     },
 }
