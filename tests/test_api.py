@@ -572,6 +572,18 @@ def test_an_unchanged_media_is_304_and_a_changed_one_is_not(service):
     assert "private" in changed.headers["Cache-Control"]
 
 
+def test_a_media_is_not_304_once_its_urls_have_changed(make_service):
+    before = make_service()
+    media_id = before.ready()
+    etag = before.call("GET", f"/{media_id}").headers["ETag"]
+    after = make_service(CDN_BASE_URL="https://images.example.org")
+    moved = after.call("GET", f"/{media_id}", headers={"If-None-Match": etag})
+    assert moved.status_code == 200
+    assert moved.json["url"].startswith("https://images.example.org/")
+    assert moved.headers["ETag"] != etag
+    assert before.call("GET", f"/{media_id}", headers={"If-None-Match": etag}).status_code == 304
+
+
 @pytest.mark.parametrize("stage", ["pending", "processing", "failed"])
 @pytest.mark.parametrize("path", ["", "/status"])
 def test_to_a_stranger_a_media_that_is_not_ready_does_not_exist(service, stage, path):
