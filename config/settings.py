@@ -388,6 +388,11 @@ class Settings(BaseSettings):
                 f"ALLOWED_CONTENT_TYPES: {', '.join(unknown) or 'an empty list'} is not a choice "
                 f"of {', '.join(IMAGE_CONTENT_TYPES)}."
             )
+        if self.max_upload_bytes > self.max_pending_bytes:
+            yield (
+                "MAX_UPLOAD_BYTES must not exceed MAX_PENDING_BYTES: the largest uploads would "
+                "always be too many."
+            )
         url_seconds = self.upload_url_ttl_seconds + self.upload_grace_seconds
         if self.raw_retention_days and self.raw_retention_days * 86_400 < url_seconds:
             yield (

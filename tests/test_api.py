@@ -353,7 +353,7 @@ def test_too_many_pending_uploads_are_refused_until_one_is_done(make_service):
 
 
 def test_the_declared_bytes_of_pending_uploads_are_limited_too(make_service):
-    service = make_service(MAX_PENDING_BYTES="1000")
+    service = make_service(MAX_PENDING_BYTES="1000", MAX_UPLOAD_BYTES="1000")
     assert service.request(size_bytes=600).status_code == 201
     check_error(service.request(size_bytes=401), 429, "too_many_pending")
     assert service.request(size_bytes=400).status_code == 201

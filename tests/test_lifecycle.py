@@ -124,7 +124,9 @@ def test_a_repeat_renews_no_other_upload(world):
 
 @pytest.mark.parametrize("key", [None, "new"])
 @pytest.mark.parametrize(
-    "limits", [{"MAX_PENDING_UPLOADS": "2"}, {"MAX_PENDING_BYTES": "10"}], ids=["uploads", "bytes"]
+    "limits",
+    [{"MAX_PENDING_UPLOADS": "2"}, {"MAX_PENDING_BYTES": "10", "MAX_UPLOAD_BYTES": "10"}],
+    ids=["uploads", "bytes"],
 )
 def test_an_owner_has_only_so_many_pending_uploads(make_world, limits, key):
     world = make_world(**limits)

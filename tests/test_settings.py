@@ -101,6 +101,7 @@ def test_an_empty_variable_counts_as_unset():
         ({"S3_PUBLIC_BUCKET": "raw"}, "S3_RAW_BUCKET and S3_PUBLIC_BUCKET"),
         ({"ALLOWED_CONTENT_TYPES": "image/png,image/svg+xml"}, "image/svg+xml"),
         ({"ALLOWED_CONTENT_TYPES": ","}, "an empty list"),
+        ({"MAX_PENDING_BYTES": "20971519"}, "MAX_UPLOAD_BYTES must not exceed MAX_PENDING_BYTES"),
     ],
 )
 def test_production_refuses_a_contradiction(variables: dict[str, str], fault: str):
