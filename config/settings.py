@@ -22,6 +22,7 @@ IMAGE_CONTENT_TYPES = (
     "image/heic",
     "image/heif",
 )
+MAX_IMAGE_BYTES = 64 * 1024**2  # the reference worker reads no larger ones
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 MIN_DIFFERENT_CHARACTERS = 8  # a random secret, even in hex, has more
 MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
@@ -318,7 +319,10 @@ class Settings(BaseSettings):
     )
 
     max_upload_bytes: int = _setting(
-        _number(1, 5 * 1024**3), "Largest original accepted, in bytes.", 20 * 1024**2
+        _number(1, MAX_IMAGE_BYTES),
+        f"Largest original accepted, in bytes; {MAX_IMAGE_BYTES} at most, which is what the "
+        "reference worker reads.",
+        20 * 1024**2,
     )
     allowed_content_types: tuple[str, ...] = _setting(
         _Words(), "Comma-separated image types accepted.", IMAGE_CONTENT_TYPES

@@ -131,7 +131,7 @@ PROCESSING_FAILURES: dict[str, str] = {
     PROCESSING_TIMEOUT: "No worker answered in time, in as many attempts as are allowed.",
     "unsupported_format": "The bytes are not an image of an accepted format.",
     "corrupt_image": "The image is damaged and cannot be decoded.",
-    "image_too_large": "The image has more pixels, a longer side or more frames than allowed.",
+    "image_too_large": "The image has more bytes, pixels or frames than allowed, or a longer side.",
     "decoder_crashed": "The image made the decoder crash.",
     "decoder_timeout": "The image took too long to decode.",
     "decoder_out_of_memory": "The image needs more memory to decode than is allowed.",

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from config.settings import ConfigurationError, Settings, WorkerSettings
+from config.settings import MAX_IMAGE_BYTES, ConfigurationError, Settings, WorkerSettings
+from mediaworker.renditions import MAX_INPUT_BYTES
 from tests.builders import environment, production
 
 STRONG = "k3Jv0sD8aQ1xZ7mN5bR2tY6uP4wE9cL0"
@@ -168,7 +169,7 @@ def test_database_urls_as_platforms_give_them_are_understood(given: str, used: s
         ("JWT_ALGORITHM", "none"),
         ("UPLOAD_URL_TTL_SECONDS", "604801"),
         ("UPLOAD_URL_TTL_SECONDS", "0"),
-        ("MAX_UPLOAD_BYTES", "5368709121"),
+        ("MAX_UPLOAD_BYTES", "67108865"),
         ("MAX_ATTEMPTS", "1.5"),
         ("LOG_LEVEL", "debug"),
     ],
@@ -177,6 +178,11 @@ def test_a_wrong_value_names_its_variable(variable: str, value: str):
     faults = faults_of(environment(**{variable: value}))
     assert len(faults) == 1
     assert faults[0].startswith(f"{variable}: ")
+
+
+def test_no_upload_is_accepted_that_the_worker_would_not_read():
+    settings = Settings.from_environ(environment(MAX_UPLOAD_BYTES=str(MAX_INPUT_BYTES)))
+    assert settings.max_upload_bytes == MAX_INPUT_BYTES == MAX_IMAGE_BYTES
 
 
 def test_urls_lose_their_trailing_slash_and_lists_their_spaces():
