@@ -34,6 +34,7 @@ WELL_KNOWN_SECRETS = frozenset(
 )
 
 _REQUIRED: Any = dataclasses.MISSING
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9*._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _TOKEN = re.compile("[A-Za-z0-9._~+/=-]+")  # RFC 6750 section 2.1
 _VARIABLE = re.compile(r"\b[A-Z0-9]+(?:_[A-Z0-9]+)+\b")
 
@@ -86,11 +87,33 @@ class _Url(fields.String):
         return url
 
 
+class _BaseUrl(_Url):
+    """A URL that paths are appended to."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        url = super()._deserialize(value, *args, **kwargs)
+        if "?" in url or "#" in url:
+            raise ValidationError("should have neither ? nor #: paths are appended to it")
+        return url
+
+
 class _Words(fields.Field[tuple[str, ...]]):
     """A comma-separated list."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+class _Origins(_Words):
+    """A comma-separated list of origins, each as browsers send it, or `*`."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        origins = super()._deserialize(value, *args, **kwargs)
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValidationError(
+                "each should be * or like https://host[:port], in lower case, with nothing behind"
+            )
+        return origins
 
 
 class _DatabaseUrl(fields.String):
@@ -151,7 +174,7 @@ class BaseSettings:
         "127.0.0.1",
     )
     otel_exporter_otlp_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "OpenTelemetry collector that traces are sent to by OTLP over HTTP, e.g. "
         "`http://localhost:4318`; needs requirements-otel.txt. The other standard `OTEL_…` "
         "variables hold too.",
@@ -163,7 +186,7 @@ class BaseSettings:
         "the listener, without a broker.",
     )
     s3_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "The store as this service reaches it, e.g. `https://s3.eu-west-1.amazonaws.com`.",
     )
     s3_region: str = _setting(fields.String(), "Region that requests are signed for.", "us-east-1")
@@ -269,16 +292,17 @@ class Settings(BaseSettings):
         _DatabaseUrl(), "PostgreSQL, as `postgresql://user:password@host/name`."
     )
     s3_public_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "The store as browsers reach it; upload URLs are signed for this host. "
         "Default: `S3_ENDPOINT`.",
         "",
     )
     cdn_base_url: str = _setting(
-        _Url("https", "http"), "What public keys are appended to, e.g. `https://cdn.example.com`."
+        _BaseUrl("https", "http"),
+        "What public keys are appended to, e.g. `https://cdn.example.com`.",
     )
     web_origins: tuple[str, ...] = _setting(
-        _Words(),
+        _Origins(),
         "Comma-separated origins whose pages may PUT to the raw bucket, "
         "e.g. `https://app.example.com`.",
         (),

@@ -172,6 +172,16 @@ def test_database_urls_as_platforms_give_them_are_understood(given: str, used: s
         ("MAX_UPLOAD_BYTES", "67108865"),
         ("MAX_ATTEMPTS", "1.5"),
         ("LOG_LEVEL", "debug"),
+        ("CDN_BASE_URL", "https://cdn.example.com/?v=1"),
+        ("S3_ENDPOINT", "https://s3.example.com?"),
+        ("S3_PUBLIC_ENDPOINT", "https://s3.example.com/#part"),
+        ("WEB_ORIGINS", "https://app.example.com/"),
+        ("WEB_ORIGINS", "https://app.example.com,https://app.example.com/path"),
+        ("WEB_ORIGINS", "https://app.example.com?x"),
+        ("WEB_ORIGINS", "https://user@app.example.com"),
+        ("WEB_ORIGINS", "https://App.example.com"),
+        ("WEB_ORIGINS", "https://app.example.com:port"),
+        ("WEB_ORIGINS", "app.example.com"),
     ],
 )
 def test_a_wrong_value_names_its_variable(variable: str, value: str):
@@ -194,6 +204,21 @@ def test_urls_lose_their_trailing_slash_and_lists_their_spaces():
     )
     assert settings.cdn_base_url == "https://cdn.example.com"
     assert settings.web_origins == ("https://a.example.com", "https://b.example.com")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "http://localhost:3000", "http://[::1]:8000", "https://*.example.com", "app://localhost"],
+)
+def test_what_browsers_and_stores_know_as_an_origin_is_accepted(origin: str):
+    assert Settings.from_environ(environment(WEB_ORIGINS=origin)).web_origins == (origin,)
+
+
+def test_the_address_of_public_keys_may_have_a_query():
+    """Some identity providers choose the keys by it."""
+    url = "https://id.example.com/keys?policy=p1"
+    environ = production(JWT_ALGORITHM="RS256", JWT_JWKS_URL=url)
+    assert Settings.from_environ(environ).jwt_jwks_url == url
 
 
 @pytest.mark.parametrize("kind", [Settings, WorkerSettings])
