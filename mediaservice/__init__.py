@@ -81,7 +81,7 @@ def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
 
 def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) -> "Listener":
     """Return the listener, not yet connected to anything."""
-    from mediaservice.listener import Listener
+    from mediaservice.listener import DISPATCH_BATCH, Listener
     from mediaservice.storage import Storage
 
     stopping = threading.Event()
@@ -90,6 +90,8 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,
+        # Inline, publishing does the jobs: each one's answer is taken before the next is begun.
+        dispatch_batch=1 if settings.broker_url == "inline:" else DISPATCH_BATCH,
         heartbeat=heartbeat,
     )
 

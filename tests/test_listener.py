@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from devstack.process import wait_until
+from mediaservice import create_listener
 from mediaservice.broker import (
     DEAD_LETTER_QUEUE,
     EXCHANGE,
@@ -28,6 +29,7 @@ from mediaservice.messages import (
 )
 from mediaservice.models import Media, now_plus
 from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
+from mediaworker.worker import Worker
 from tests.builders import process_request
 from tests.queues import answer, count, put, run_until, take
 from tests.world import failed, processed
@@ -341,6 +343,24 @@ def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
     run_until(
         listener, lambda: {world.status(m) for m in media_ids} == {"ready"}, "all to be ready"
     )
+
+
+def test_without_a_broker_a_media_is_ready_before_the_next_is_begun(world, monkeypatch):
+    media_ids = [world.completed() for _ in range(3)]
+    ready_before = []
+
+    def work(_worker, job):
+        ready_before.append([world.status(m) for m in media_ids].count("ready"))
+        world.put_public(job.media_id)
+        return processed(job)
+
+    monkeypatch.setattr(Worker, "process", work)
+    listener = create_listener(world.settings)
+    run_until(
+        listener, lambda: {world.status(m) for m in media_ids} == {"ready"}, "all to be ready"
+    )
+    listener._lifecycle.rows.engine.dispose()
+    assert ready_before == [0, 1, 2]
 
 
 def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp):
