@@ -183,7 +183,7 @@ class BaseSettings:
     broker_url: str = _setting(
         _BrokerUrl(),
         "RabbitMQ, as `amqp://user:password@host:5672/vhost`; `inline:` processes images inside "
-        "the listener, without a broker.",
+        "the listener, with the worker's settings and without a broker.",
     )
     s3_endpoint: str = _setting(
         _BaseUrl("https", "http"),
@@ -285,8 +285,21 @@ class BaseSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(BaseSettings):
-    """The settings of web, listener and the command line."""
+class WorkerSettings(BaseSettings):
+    """The settings of the reference worker."""
+
+    max_image_pixels: int = _setting(
+        _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
+    )
+    decode_timeout_seconds: int = _setting(_number(1, 3600), "Wall-clock limit on one image.", 60)
+    decode_memory_bytes: int = _setting(
+        _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Settings(WorkerSettings):
+    """The settings of web, listener and the command line; `inline:` makes a worker of them."""
 
     database_url: str = _setting(
         _DatabaseUrl(), "PostgreSQL, as `postgresql://user:password@host/name`."
@@ -449,19 +462,6 @@ class Settings(BaseSettings):
             yield "DATABASE_URL: SQLite is for APP_ENV=development; production needs PostgreSQL."
         if self.broker_url == "inline:":
             yield "BROKER_URL=inline: is for APP_ENV=development; production needs RabbitMQ."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class WorkerSettings(BaseSettings):
-    """The settings of the reference worker."""
-
-    max_image_pixels: int = _setting(
-        _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
-    )
-    decode_timeout_seconds: int = _setting(_number(1, 3600), "Wall-clock limit on one image.", 60)
-    decode_memory_bytes: int = _setting(
-        _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
-    )
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -1,6 +1,7 @@
 """`make settings`: README's table of settings and .env.example, from `config.settings`."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -61,7 +62,6 @@ def env() -> str:
 
 
 def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
-    common = {field.name for field in dataclasses.fields(BaseSettings)}
     for title, settings in SECTIONS.items():
         yield (
             title,
@@ -73,7 +73,7 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
                     field.default is dataclasses.MISSING,
                 )
                 for field in dataclasses.fields(settings)
-                if settings is BaseSettings or field.name not in common
+                if field.name in inspect.get_annotations(settings)
             ],
         )
     yield "gunicorn", [(name, default, text, False) for name, (default, text) in GUNICORN.items()]

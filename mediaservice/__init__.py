@@ -115,6 +115,6 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaworker.sandbox import Sandbox
     from mediaworker.worker import Worker
 
-    sandbox = Sandbox()
+    sandbox = Sandbox.configured(settings)
     worker = Worker(Storage(settings), sandbox.render)
     return InlineBroker(worker.process, stopping, close=sandbox.close)

@@ -13,7 +13,6 @@ from mediaservice.monitoring import Heartbeat, start_monitoring
 from mediaservice.storage import Storage
 from mediaservice.tracing import set_up_tracing, stop_tracing
 from mediaworker.consumer import PREFETCH, Consumer
-from mediaworker.renditions import Limits
 from mediaworker.sandbox import Sandbox
 from mediaworker.worker import Worker
 
@@ -39,11 +38,7 @@ def main() -> None:
         heartbeat.beat()
         broker.rest(0)
 
-    with Sandbox(
-        limits=Limits(max_pixels=settings.max_image_pixels),
-        wall_seconds=settings.decode_timeout_seconds,
-        memory_bytes=settings.decode_memory_bytes,
-    ) as sandbox:
+    with Sandbox.configured(settings) as sandbox:
         worker = Worker(
             Storage(settings),
             lambda original: sandbox.render(original, on_wait=on_wait),

@@ -363,6 +363,16 @@ def test_without_a_broker_a_media_is_ready_before_the_next_is_begun(world, monke
     assert ready_before == [0, 1, 2]
 
 
+def test_without_a_broker_images_are_limited_as_a_worker_limits_them(make_world):
+    world = make_world(MAX_IMAGE_PIXELS="100")
+    media_id = world.completed()
+    listener = create_listener(world.settings)
+    run_until(listener, lambda: world.status(media_id) == "failed", "the refusal")
+    listener._broker.close()
+    listener._lifecycle.rows.engine.dispose()
+    assert world.row(media_id).error_code == "image_too_large"
+
+
 def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp):
     media_id = uuid4()
     world.put_public(media_id)
