@@ -18,6 +18,7 @@ LAYERS = (
         "mediaservice.messages",
         "mediaservice.errors",
         "mediaservice.signing",
+        "mediaservice.sniffing",
     },
     {"mediaservice.metrics", "mediaservice.tracing"},
     {"mediaservice.models"},

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import filetype
 import uuid_utils.compat
 from sqlalchemy import (
     ColumnElement,
@@ -38,6 +37,7 @@ from mediaservice.lifecycle.rows import (
     transition,
 )
 from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media, now_plus
+from mediaservice.sniffing import sniff
 from mediaservice.states import Event, Status
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
 
@@ -54,9 +54,6 @@ _DECLARED = (
     "checksum_sha256",
     "idempotency_key",
 )
-# filetype knows `heic` alone; ISO/IEC 23008-12 has these beside it.
-_FURTHER_HEIC_BRANDS = (b"heix", b"heim", b"heis", b"hevc", b"hevx")
-
 # HEIF is the container and HEIC its usual content: phones and browsers use either name.
 _CANONICAL_TYPE = {"image/heif": "image/heic"}
 
@@ -143,7 +140,7 @@ class Uploads:
         except ObjectNotFound:
             failure = errors.UPLOAD_EXPIRED if row.upload_expired else errors.UPLOAD_NOT_FOUND
             raise MediaError(failure) from None
-        content_type = _sniff(found.first_bytes)
+        content_type = sniff(found.first_bytes)
         rejection = _difference(row, found, content_type)
         if rejection is None:
             completed = self._completion.run(
@@ -296,13 +293,6 @@ def _too_many_pending(settings: Settings) -> MediaError:
 def _lock_number(owner_id: UUID) -> int:
     """Return a 64-bit signed number for PostgreSQL's advisory locks."""
     return int.from_bytes(owner_id.bytes[8:], signed=True)
-
-
-def _sniff(first_bytes: bytes) -> str | None:
-    """Return the image type that the bytes themselves announce."""
-    if first_bytes[4:8] == b"ftyp" and first_bytes[8:12] in _FURTHER_HEIC_BRANDS:
-        return "image/heic"
-    return filetype.guess_mime(first_bytes) if first_bytes else None
 
 
 def _difference(row: MediaRow, found: UploadedObject, content_type: str | None) -> Failure | None:
