@@ -24,10 +24,13 @@ SECTIONS = {
 GUNICORN = {
     "HOST": ("0.0.0.0", "Address that web binds to; development binds 127.0.0.1."),  # noqa: S104
     "PORT": ("8000", "Port that web binds to."),
-    "WEB_CONCURRENCY": ("2", "Web worker processes; each serves one request at a time."),
+    "WEB_CONCURRENCY": (
+        "2",
+        "Web worker processes, one or more; each serves one request at a time.",
+    ),
     "PROMETHEUS_MULTIPROC_DIR": (
         "",
-        "Folder where web's processes keep their metrics. Default: a new temporary one.",
+        "Folder for the metrics of web's processes, made if need be. Default: a temporary one.",
     ),
 }
 
