@@ -27,7 +27,7 @@ class UploadProbes:
         yield Probe(
             "presign_sigv4",
             "upload URLs are signed with SigV4, over every header that protects them",
-            "a defect of this installation: botocore must sign with s3v4",
+            "a defect of this release, which signs them itself: report it, and run another release",
             self._signature,
         )
         yield Probe(
