@@ -42,6 +42,7 @@ class UploadProbes:
             ("upload_length", "a body of another length is refused", self._length),
             ("upload_type", "another Content-Type is refused", self._type),
             ("upload_condition", "a PUT without If-None-Match is refused", self._condition),
+            ("upload_copy", "a PUT cannot be turned into a copy of another object", self._copy),
             ("upload_checksum", "bytes with another SHA-256 are refused", self._checksum),
             ("upload_expiry", "a dead upload URL stores nothing", self._expiry),
             ("upload_once", "a second PUT cannot replace the object", self._once),
@@ -91,6 +92,13 @@ class UploadProbes:
     def _condition(self) -> str:
         key = self._bench.new_key()
         answer = self._bench.put(self._bench.presign(key), changed={"If-None-Match": None})
+        return self._bench.refused(key, answer)
+
+    def _copy(self) -> str:
+        source = f"{self._bench.storage.raw_bucket}/{self._bench.upload()}"
+        key = self._bench.new_key()
+        upload = self._bench.presign(key, with_checksum=False)
+        answer = self._bench.put(upload, changed={"x-amz-copy-source": source})
         return self._bench.refused(key, answer)
 
     def _checksum(self) -> str:
