@@ -23,8 +23,10 @@ def main() -> None:
     set_up_tracing(settings, "media-listener")
     listener = create_listener(settings, heartbeat)
     stop_on_signals(listener)
-    listener.run()
-    stop_tracing()
+    try:
+        listener.run()
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":

@@ -38,13 +38,15 @@ def main() -> None:
         heartbeat.beat()
         broker.rest(0)
 
-    with Sandbox.configured(settings) as sandbox:
-        worker = Worker(
-            Storage(settings),
-            lambda original: sandbox.render(original, on_wait=on_wait),
-        )
-        Consumer(worker, broker, stopping, heartbeat).run()
-    stop_tracing()
+    try:
+        with Sandbox.configured(settings) as sandbox:
+            worker = Worker(
+                Storage(settings),
+                lambda original: sandbox.render(original, on_wait=on_wait),
+            )
+            Consumer(worker, broker, stopping, heartbeat).run()
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":
