@@ -23,8 +23,10 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(str(error))
     stop_on_signals(listener)
-    listener.run()
-    stop_tracing()
+    try:
+        listener.run()
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ development = os.environ.get("APP_ENV") == "development"
 host = "127.0.0.1" if development else os.environ.get("HOST", "0.0.0.0")  # noqa: S104 - a container must
 bind = f"{host}:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+if workers == 0:  # gunicorn itself refuses all else that is no number of processes
+    sys.exit("WEB_CONCURRENCY should be 1 or more: without processes nobody is served.")
 worker_class = "sync"
 
 timeout = 60
@@ -46,7 +49,7 @@ _METRICS_PREFIX = "media-metrics-"
 
 
 def _hold_metrics_folder() -> tuple[Path, IO[str]] | None:
-    """Make the folder unless one is given; return ours and its lock, shared by all that use it.
+    """Make the folder, if need be; return ours and its lock, shared by all that use it.
 
     Folders that nobody holds are of masters that were killed: they are removed.
     """
@@ -57,6 +60,10 @@ def _hold_metrics_folder() -> tuple[Path, IO[str]] | None:
             shutil.rmtree(lock.parent, ignore_errors=True)
     given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     folder = Path(given or tempfile.mkdtemp(prefix=f".{_METRICS_PREFIX}", dir=parent))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"PROMETHEUS_MULTIPROC_DIR should be a folder or a new one: {error}")
     if given and not folder.name.startswith(_METRICS_PREFIX):
         return None
     held = (folder / "lock").open("w")

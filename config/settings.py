@@ -22,6 +22,7 @@ IMAGE_CONTENT_TYPES = (
     "image/heic",
     "image/heif",
 )
+MAX_IMAGE_BYTES = 64 * 1024**2  # the reference worker reads no larger ones
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 MIN_DIFFERENT_CHARACTERS = 8  # a random secret, even in hex, has more
 MIN_SECRET_LENGTH = 32  # bytes; RFC 7518 section 3.2 asks for 256 bits with HS256
@@ -33,6 +34,7 @@ WELL_KNOWN_SECRETS = frozenset(
 )
 
 _REQUIRED: Any = dataclasses.MISSING
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://([a-z0-9*._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _TOKEN = re.compile("[A-Za-z0-9._~+/=-]+")  # RFC 6750 section 2.1
 _VARIABLE = re.compile(r"\b[A-Z0-9]+(?:_[A-Z0-9]+)+\b")
 
@@ -85,11 +87,33 @@ class _Url(fields.String):
         return url
 
 
+class _BaseUrl(_Url):
+    """A URL that paths are appended to."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        url = super()._deserialize(value, *args, **kwargs)
+        if "?" in url or "#" in url:
+            raise ValidationError("should have neither ? nor #: paths are appended to it")
+        return url
+
+
 class _Words(fields.Field[tuple[str, ...]]):
     """A comma-separated list."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+class _Origins(_Words):
+    """A comma-separated list of origins, each as browsers send it, or `*`."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        origins = super()._deserialize(value, *args, **kwargs)
+        if not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValidationError(
+                "each should be * or like https://host[:port], in lower case, with nothing behind"
+            )
+        return origins
 
 
 class _DatabaseUrl(fields.String):
@@ -152,7 +176,7 @@ class BaseSettings:
         "127.0.0.1",
     )
     otel_exporter_otlp_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "OpenTelemetry collector that receives traces by OTLP over HTTP, e.g. "
         "`http://localhost:4318`; needs requirements-otel.txt. The other standard `OTEL_…` "
         "variables apply too.",
@@ -161,10 +185,10 @@ class BaseSettings:
     broker_url: str = _setting(
         _BrokerUrl(),
         "RabbitMQ, as `amqp://user:password@host:5672/vhost`; `inline:` processes images inside "
-        "the listener, without a broker.",
+        "the listener, with the worker's settings and without a broker.",
     )
     s3_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "The store as this service reaches it, e.g. `https://s3.eu-west-1.amazonaws.com`.",
     )
     s3_region: str = _setting(fields.String(), "Region that requests are signed for.", "us-east-1")
@@ -275,24 +299,37 @@ class BaseSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Settings(BaseSettings):
-    """The settings of web, listener and the command line."""
+class WorkerSettings(BaseSettings):
+    """The settings of the reference worker."""
+
+    max_image_pixels: int = _setting(
+        _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
+    )
+    decode_timeout_seconds: int = _setting(_number(1, 3600), "Wall-clock limit on one image.", 60)
+    decode_memory_bytes: int = _setting(
+        _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Settings(WorkerSettings):
+    """The settings of web, listener and the command line; `inline:` makes a worker of them."""
 
     database_url: str = _setting(
         _DatabaseUrl(), "PostgreSQL, as `postgresql://user:password@host/name`."
     )
     s3_public_endpoint: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "The store as browsers reach it; upload URLs are signed for this host. "
         "Default: `S3_ENDPOINT`.",
         "",
     )
     cdn_base_url: str = _setting(
-        _Url("https", "http"),
+        _BaseUrl("https", "http"),
         "Base URL of the CDN; public keys are appended, e.g. `https://cdn.example.com`.",
     )
     web_origins: tuple[str, ...] = _setting(
-        _Words(),
+        _Origins(),
         "Comma-separated origins whose pages may PUT to the raw bucket, "
         "e.g. `https://app.example.com`.",
         (),
@@ -341,7 +378,10 @@ class Settings(BaseSettings):
     )
 
     max_upload_bytes: int = _setting(
-        _number(1, 5 * 1024**3), "Largest original accepted, in bytes.", 20 * 1024**2
+        _number(1, MAX_IMAGE_BYTES),
+        f"Largest original accepted, in bytes; {MAX_IMAGE_BYTES} at most, which is what the "
+        "reference worker reads.",
+        20 * 1024**2,
     )
     allowed_content_types: tuple[str, ...] = _setting(
         _Words(), "Comma-separated image types accepted.", IMAGE_CONTENT_TYPES
@@ -410,6 +450,11 @@ class Settings(BaseSettings):
                 f"ALLOWED_CONTENT_TYPES: {', '.join(unknown) or 'an empty list'} is not a choice "
                 f"of {', '.join(IMAGE_CONTENT_TYPES)}."
             )
+        if self.max_upload_bytes > self.max_pending_bytes:
+            yield (
+                "MAX_UPLOAD_BYTES must not exceed MAX_PENDING_BYTES: the largest uploads would "
+                "always be too many."
+            )
         url_seconds = self.upload_url_ttl_seconds + self.upload_grace_seconds
         if self.raw_retention_days and self.raw_retention_days * 86_400 < url_seconds:
             yield (
@@ -438,19 +483,6 @@ class Settings(BaseSettings):
             yield "DATABASE_URL: SQLite is for APP_ENV=development; production needs PostgreSQL."
         if self.broker_url == "inline:":
             yield "BROKER_URL=inline: is for APP_ENV=development; production needs RabbitMQ."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class WorkerSettings(BaseSettings):
-    """The settings of the reference worker."""
-
-    max_image_pixels: int = _setting(
-        _number(1, 2**31 - 1), "Largest width x height that is decoded.", 50_000_000
-    )
-    decode_timeout_seconds: int = _setting(_number(1, 3600), "Wall-clock limit on one image.", 60)
-    decode_memory_bytes: int = _setting(
-        _number(64 * 1024**2, 2**40), "Memory limit on one image, in bytes.", 1024**3
-    )
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -1,6 +1,7 @@
 """`make settings`: docs/settings.md's tables and .env.example, from `config.settings`."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -22,13 +23,13 @@ SECTIONS = {
 GUNICORN = {
     "HOST": ("0.0.0.0", "Address that web binds to; development binds 127.0.0.1."),  # noqa: S104
     "PORT": ("8000", "Port that web binds to."),
-    "WEB_CONCURRENCY": ("2", "Web worker processes; each serves one request at a time."),
+    "WEB_CONCURRENCY": (
+        "2",
+        "Web worker processes, one or more; each serves one request at a time.",
+    ),
     "PROMETHEUS_MULTIPROC_DIR": (
         "",
-        (
-            "Folder where web's processes keep their metrics. Default: a new temporary one. A "
-            "folder you name must be empty at start."
-        ),
+        "Folder for the metrics of web's processes, made if need be. Default: a temporary one.",
     ),
 }
 
@@ -63,7 +64,6 @@ def env() -> str:
 
 
 def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
-    common = {field.name for field in dataclasses.fields(BaseSettings)}
     for title, settings in SECTIONS.items():
         yield (
             title,
@@ -75,7 +75,7 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str, str, bool]]]]:
                     field.default is dataclasses.MISSING,
                 )
                 for field in dataclasses.fields(settings)
-                if settings is BaseSettings or field.name not in common
+                if field.name in inspect.get_annotations(settings)
             ],
         )
     yield "gunicorn", [(name, default, text, False) for name, (default, text) in GUNICORN.items()]

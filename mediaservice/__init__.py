@@ -81,7 +81,7 @@ def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
 
 def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) -> "Listener":
     """Return the listener, not yet connected to anything."""
-    from mediaservice.listener import Listener
+    from mediaservice.listener import DISPATCH_BATCH, Listener
     from mediaservice.storage import Storage
 
     stopping = threading.Event()
@@ -90,6 +90,8 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,
+        # Inline, publishing does the jobs: each one's answer is taken before the next is begun.
+        dispatch_batch=1 if settings.broker_url == "inline:" else DISPATCH_BATCH,
         heartbeat=heartbeat,
     )
 
@@ -113,6 +115,6 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaworker.sandbox import Sandbox
     from mediaworker.worker import Worker
 
-    sandbox = Sandbox()
+    sandbox = Sandbox.configured(settings)
     worker = Worker(Storage(settings), sandbox.render)
     return InlineBroker(worker.process, stopping, close=sandbox.close)

@@ -3,9 +3,10 @@
 The views' docstrings are the API's documentation. No rules live here, only shapes.
 """
 
+import hashlib
 import shlex
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 from uuid import UUID
 
@@ -181,7 +182,7 @@ def get_media(media_id: UUID) -> Any:
     """
     parts = components()
     row = parts.lifecycle.rows.visible(media_id, g.caller)
-    etag = f"{row.updated_at.timestamp():.6f}"
+    etag = f"{row.updated_at.timestamp():.6f}-{_cdn_digest(parts.settings.cdn_base_url)}"
     headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
     if etag in request.if_none_match:
         return Response(status=304, headers=headers)
@@ -270,6 +271,12 @@ def _curl(upload: RequestedUpload, content_type: str) -> str:
     )
 
 
+@cache
+def _cdn_digest(cdn: str) -> str:
+    """Return what an ETag has of the CDN's address: bodies name it, and a restart may change it."""
+    return hashlib.sha256(cdn.encode()).hexdigest()[:8]
+
+
 def _is_final(row: MediaRow) -> bool:
     return row.status in (Status.READY, Status.FAILED)
 
@@ -281,10 +288,11 @@ def _polling_headers(row: MediaRow) -> dict[str, str]:
 def _status(row: MediaRow) -> dict[str, Any]:
     error = None
     if row.status == Status.FAILED:
+        is_pinned = row.raw_etag is not None
         error = {
             "code": row.error_code,
-            "retryable": is_worth_retrying(row.error_code),
-            "message": describe_error_code(row.error_code),
+            "retryable": is_worth_retrying(row.error_code, is_pinned=is_pinned),
+            "message": describe_error_code(row.error_code, is_pinned=is_pinned),
         }
     return {
         "id": row.id,

@@ -1,7 +1,7 @@
 """A client of the HTTP API: uploads an image as a browser or a BFF does, and waits for it.
 
-Knows only what docs/openapi.json tells, nothing of this service's insides. Every call is safe to
-repeat, so each is, while its failure is one that may pass.
+Knows what docs/openapi.json tells and how images begin, nothing else of this service's insides.
+Every call is safe to repeat, so each is, while its failure is one that may pass.
 """
 
 import base64
@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import uuid4
 
-import filetype
 import urllib3
 from urllib3.exceptions import HTTPError
+
+from config.settings import IMAGE_CONTENT_TYPES
+from mediaservice.sniffing import sniff
 
 _PASSING: Final = (429, 502, 503, 504)
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
+_HEADER_BYTES: Final = 4096
 
 
 class UploadFailed(Exception):
@@ -169,13 +172,15 @@ def _declaration(path: Path) -> dict[str, Any]:
     """Return what has to be declared of a file: type by its content, size, checksum."""
     try:
         with path.open("rb") as file:
+            content_type = sniff(file.read(_HEADER_BYTES))
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").digest()
-        content_type = filetype.guess_mime(str(path))
         size_bytes = path.stat().st_size
     except OSError as error:
         raise UploadFailed(f"cannot be read: {error.strerror}") from None
     if content_type is None:
-        raise UploadFailed("is not an image of a known format")
+        known = ", ".join(name.removeprefix("image/") for name in IMAGE_CONTENT_TYPES)
+        raise UploadFailed(f"is not an image of a known format: {known}")
     return {
         "content_type": content_type,
         "size_bytes": size_bytes,

@@ -153,7 +153,7 @@ PROCESSING_FAILURES: dict[str, str] = {
     PROCESSING_TIMEOUT: "No worker sent a result in time, in any of the allowed attempts.",
     "unsupported_format": "The bytes are not an image of an accepted format.",
     "corrupt_image": "The image is damaged and cannot be decoded.",
-    "image_too_large": "The image has more pixels, a longer side or more frames than allowed.",
+    "image_too_large": "The image has more bytes, pixels or frames than allowed, or a longer side.",
     "decoder_crashed": "The image made the decoder crash.",
     "decoder_timeout": "The image took too long to decode.",
     "decoder_out_of_memory": "The image needs more memory to decode than is allowed.",
@@ -165,7 +165,7 @@ PROCESSING_FAILURES: dict[str, str] = {
 }
 
 # The same bytes will meet these again.
-_FINAL = UPLOAD_FAILURES.keys() | {
+_FINAL = {
     "unsupported_format",
     "corrupt_image",
     "image_too_large",
@@ -174,14 +174,17 @@ _FINAL = UPLOAD_FAILURES.keys() | {
 }
 
 
-def is_worth_retrying(error_code: str) -> bool:
+def is_worth_retrying(error_code: str, *, is_pinned: bool) -> bool:
     """Say whether a media that failed with this code may still succeed with the same bytes."""
-    return error_code not in _FINAL
+    return is_pinned and error_code not in _FINAL
 
 
-def describe_error_code(error_code: str) -> str:
-    """Return the sentence for a media's `error_code`, whoever reported it."""
-    if error_code in UPLOAD_FAILURES:
+def describe_error_code(error_code: str, *, is_pinned: bool) -> str:
+    """Return the sentence for a media's `error_code`, whoever reported it.
+
+    Workers may give their codes the names of ours: a pinned media's is a worker's.
+    """
+    if not is_pinned:
         return UPLOAD_FAILURES[error_code].message
     return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])
 

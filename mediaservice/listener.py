@@ -67,12 +67,14 @@ class Listener:
         stopping: threading.Event,
         *,
         poll_seconds: float,
+        dispatch_batch: int = DISPATCH_BATCH,
         heartbeat: Heartbeat | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._broker = broker
         self._stopping = stopping
         self._poll_seconds = poll_seconds
+        self._dispatch_batch = dispatch_batch
         self._heartbeat = heartbeat or Heartbeat("listener")
         self._in_flight: _Batch | None = None
         self._dispatch_at = self._housekeeping_at = self._purge_at = self._sample_at = 0.0
@@ -190,7 +192,7 @@ class Listener:
         """Publish due jobs; say whether there may be more."""
         if not self._broker.can_publish:
             return False
-        claimed = self._lifecycle.processing.claim(DISPATCH_BATCH)
+        claimed = self._lifecycle.processing.claim(self._dispatch_batch)
         if not claimed:
             return False
         held = self._hold_waiting([claim for claim in claimed if claim.is_resend])
@@ -207,7 +209,7 @@ class Listener:
                 self._lifecycle.processing.give_back(claim, delay_seconds=UNROUTABLE_WAIT_SECONDS)
         for claim in claimed:
             _report_dispatch(claim, held=held, given_back=given_back)
-        return len(claimed) == DISPATCH_BATCH and not failed
+        return len(claimed) == self._dispatch_batch and not failed
 
     def _hold_waiting(self, resends: Sequence[Claim]) -> set[UUID]:
         """Hold resends while jobs wait in the queue; return the media held.

@@ -64,9 +64,9 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "example": "Bearer",
     },
     "ETag": {
-        "description": "Changes with the media; for `If-None-Match`.",
+        "description": "Changes with the media and the CDN's address; for `If-None-Match`.",
         "schema": {"type": "string"},
-        "example": '"1775044800.123456"',
+        "example": '"1775044800.123456-7d2c19f0"',
     },
     "Cache-Control": {
         "description": "Who may keep the answer, if anybody.",
@@ -145,8 +145,8 @@ _FAILED = {
     "status": "failed",
     "error": {
         "code": "corrupt_image",
-        "retryable": True,
-        "message": errors.describe_error_code("corrupt_image"),
+        "retryable": errors.is_worth_retrying("corrupt_image", is_pinned=True),
+        "message": errors.describe_error_code("corrupt_image", is_pinned=True),
     },
 }
 _FACTS = {

@@ -13,7 +13,6 @@ from mediaservice.monitoring import Heartbeat, start_monitoring
 from mediaservice.storage import Storage
 from mediaservice.tracing import set_up_tracing, stop_tracing
 from mediaworker.consumer import PREFETCH, Consumer
-from mediaworker.renditions import Limits
 from mediaworker.sandbox import Sandbox
 from mediaworker.worker import Worker
 
@@ -40,17 +39,12 @@ def main() -> None:
         heartbeat.beat()
         broker.rest(0)
 
-    with Sandbox(
-        limits=Limits(max_pixels=settings.max_image_pixels),
-        wall_seconds=settings.decode_timeout_seconds,
-        memory_bytes=settings.decode_memory_bytes,
-    ) as sandbox:
-        worker = Worker(
-            storage,
-            lambda original: sandbox.render(original, on_wait=on_wait),
-        )
-        Consumer(worker, broker, stopping, heartbeat).run()
-    stop_tracing()
+    try:
+        with Sandbox.configured(settings) as sandbox:
+            worker = Worker(storage, lambda original: sandbox.render(original, on_wait=on_wait))
+            Consumer(worker, broker, stopping, heartbeat).run()
+    finally:
+        stop_tracing()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Final, NoReturn, Self
 
 import msgspec
 
+from config.settings import WorkerSettings
 from mediaworker.frames import (
     HEADER,
     MAX_REPLY_BYTES,
@@ -79,6 +80,15 @@ class Sandbox:
         self._images_per_child = images_per_child
         self._decoder_module = decoder_module
         self._child: _Child | None = None
+
+    @classmethod
+    def configured(cls, settings: WorkerSettings) -> Self:
+        """Return a sandbox with the limits that a worker is set to."""
+        return cls(
+            Limits(max_pixels=settings.max_image_pixels),
+            wall_seconds=settings.decode_timeout_seconds,
+            memory_bytes=settings.decode_memory_bytes,
+        )
 
     def __enter__(self) -> Self:
         self.start()

@@ -360,7 +360,7 @@ def test_too_many_pending_uploads_are_refused_until_one_is_done(make_service):
 
 
 def test_the_declared_bytes_of_pending_uploads_are_limited_too(make_service):
-    service = make_service(MAX_PENDING_BYTES="1000")
+    service = make_service(MAX_PENDING_BYTES="1000", MAX_UPLOAD_BYTES="1000")
     assert service.request(size_bytes=600).status_code == 201
     check_error(service.request(size_bytes=401), 429, "too_many_pending")
     assert service.request(size_bytes=400).status_code == 201
@@ -531,6 +531,13 @@ def test_a_failure_has_a_code_and_a_sentence(service):
     assert "damaged" in error["message"]
 
 
+def test_a_workers_code_named_as_a_failed_uploads_may_be_retried(service):
+    media_id = service.failed("upload_expired")
+    error = service.call("GET", f"/{media_id}/status").json["error"]
+    assert (error["code"], error["retryable"]) == ("upload_expired", True)
+    assert service.call("POST", f"/{media_id}/retry").status_code == 202
+
+
 def test_a_media_has_no_url_until_it_is_ready(service):
     media_id = service.processing()
     media = service.call("GET", f"/{media_id}").json
@@ -570,6 +577,18 @@ def test_an_unchanged_media_is_304_and_a_changed_one_is_not(service):
     assert (changed.status_code, changed.json["status"]) == (200, "ready")
     assert changed.headers["ETag"] != etag
     assert "private" in changed.headers["Cache-Control"]
+
+
+def test_a_media_is_not_304_once_its_urls_have_changed(make_service):
+    before = make_service()
+    media_id = before.ready()
+    etag = before.call("GET", f"/{media_id}").headers["ETag"]
+    after = make_service(CDN_BASE_URL="https://images.example.org")
+    moved = after.call("GET", f"/{media_id}", headers={"If-None-Match": etag})
+    assert moved.status_code == 200
+    assert moved.json["url"].startswith("https://images.example.org/")
+    assert moved.headers["ETag"] != etag
+    assert before.call("GET", f"/{media_id}", headers={"If-None-Match": etag}).status_code == 304
 
 
 @pytest.mark.parametrize("stage", ["pending", "processing", "failed"])

@@ -22,6 +22,7 @@ LAYERS = (
         "mediaservice.database",
         "mediaservice.logs",
         "mediaservice.tracing",
+        "mediaservice.sniffing",
     },
     {"mediaservice.models", "mediaservice.metrics"},
     {"mediaservice.s3", "mediaservice.storage", "mediaservice.broker", "mediaservice.monitoring"},

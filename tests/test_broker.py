@@ -28,6 +28,7 @@ from mediaservice.broker.connection import Link, create_topology
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.broker.topology import DELIVERY_LIMIT
+from mediaservice.listener import PUBLISHERS
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -45,8 +46,8 @@ from tests.queues import QUEUES, count, put, take
 def make_broker(amqp):
     made = []
 
-    def make(url, *, queue=RESULTS_QUEUE, prefetch=50, wait=lambda seconds: None):
-        made.append(RabbitMQ(url, queue=queue, prefetch=prefetch, wait=wait))
+    def make(url, *, queue=RESULTS_QUEUE, prefetch=50, publishers=1, wait=lambda seconds: None):
+        made.append(RabbitMQ(url, queue=queue, prefetch=prefetch, publishers=publishers, wait=wait))
         return made[-1]
 
     yield make
@@ -233,6 +234,50 @@ def test_what_a_full_queue_refuses_is_returned(amqp, broker, rabbitmq):
         assert take(amqp, PROCESS_QUEUE)[2] == encode(jobs[1].message)[1]
     finally:
         rabbitmq.control("clear_policy", "full")
+
+
+# publish over several connections
+
+
+@pytest.fixture
+def parallel(make_broker, rabbitmq):
+    """A broker that publishes as the listener's does."""
+    broker = make_broker(rabbitmq.url, publishers=PUBLISHERS)
+    assert broker.can_publish
+    return broker
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 21])
+def test_every_message_of_a_shared_batch_arrives_once(amqp, parallel, size):
+    jobs = [job() for _ in range(size)]
+    assert parallel.publish(jobs) == []
+    arrived = [take(amqp, PROCESS_QUEUE)[1].message_id for _ in jobs]
+    assert sorted(arrived) == sorted(publication.message_id for publication in jobs)
+    assert count(amqp, PROCESS_QUEUE) == 0
+
+
+def test_what_no_queue_takes_is_returned_from_every_share(amqp, parallel):
+    unroutable = [job() for _ in range(PUBLISHERS)]
+    routable = [Publication(result()) for _ in range(PUBLISHERS)]
+    amqp.queue_unbind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    returned = parallel.publish([*unroutable, *routable])  # one of each in every share
+    amqp.queue_bind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
+    assert sorted(p.message_id for p in returned) == sorted(p.message_id for p in unroutable)
+    arrived = {take(amqp, RESULTS_QUEUE)[1].message_id for _ in routable}
+    assert arrived == {publication.message_id for publication in routable}
+
+
+def test_a_lost_connection_returns_its_share_alone(amqp, parallel, proxy, url_by_proxy):
+    parallel._publishing[2].drop()
+    parallel._publishing[2] = Link(url_by_proxy, "cut", lambda c: c.confirm_delivery())
+    assert parallel.can_publish
+    proxy.cut()
+    jobs = [job() for _ in range(3 * PUBLISHERS)]
+    share = jobs[2::PUBLISHERS]
+    assert parallel.publish(jobs) == share
+    arrived = {take(amqp, PROCESS_QUEUE)[1].message_id for _ in range(len(jobs) - len(share))}
+    assert arrived == {p.message_id for p in jobs if p not in share}
+    assert count(amqp, PROCESS_QUEUE) == 0
 
 
 # consume
@@ -472,6 +517,22 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
     wait_until(lambda: broker.can_publish, seconds=15, what="publishing to be possible again")
     assert broker.publish([job()]) == []
+
+
+def test_nothing_is_published_while_one_of_several_connections_is_blocked(amqp, parallel, rabbitmq):
+    """RabbitMQ tells a connection when a message comes by it."""
+    parallel._publishing[2].drop()
+    # It awaits no confirm, which would end in a time-out and a new connection.
+    told = parallel._publishing[2] = Link(rabbitmq.url, "unconfirmed", lambda _channel: None)
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    try:
+        told.open().basic_publish(EXCHANGE, *encode(result()))
+        wait_until(lambda: not parallel.can_publish, seconds=4, what="a blocked connection")
+        assert [link.blocked for link in parallel._publishing] == [False, False, True, False]
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
+    wait_until(lambda: parallel.can_publish, seconds=4, what="publishing to be possible again")
+    take(amqp, RESULTS_QUEUE)
 
 
 def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp):

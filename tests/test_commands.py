@@ -599,9 +599,19 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
     row = service.row(UUID(photo["id"]))
     assert row.owner_id == user
     assert row.checksum_sha256
-    assert notes["error"] == {"code": None, "message": "is not an image of a known format"}
+    assert notes["error"] == {
+        "code": None,
+        "message": "is not an image of a known format: jpeg, png, webp, gif, avif, heic, heif",
+    }
     assert "cannot be read" in missing["error"]["message"]
     assert all(set(outcome) == set(photo) for outcome in shown.json)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1"])
+def test_a_file_is_declared_as_what_the_service_takes_it_for(tmp_path, brand):
+    photo = tmp_path / "photo.heic"
+    photo.write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1heicmiaf" + bytes(64))
+    assert _declaration(photo)["content_type"] == "image/heic"
 
 
 @pytest.mark.services

@@ -113,7 +113,7 @@ def test_a_good_store_keeps_every_promise(patient):
     patient.migrate()
     patient.examine()
     assert patient.not_ok == {"broker": "skipped", "broker_topology": "skipped"}
-    assert len(patient.checks) == 24
+    assert len(patient.checks) == 25
 
 
 def test_nothing_is_left_behind(patient):
@@ -358,6 +358,7 @@ def careless(moto, tmp_path_factory):
         "upload_length",
         "upload_type",
         "upload_condition",
+        "upload_copy",
         "upload_checksum",
         "upload_expiry",
         "raw_private",

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import get_args
 
 from mediaservice import errors
-from mediaservice.errors import Failure, MediaError, describe_error_code
+from mediaservice.errors import Failure, MediaError, describe_error_code, is_worth_retrying
 from mediaworker import worker
 from mediaworker.renditions import ErrorCode
 
@@ -42,9 +42,17 @@ def test_every_code_of_the_reference_worker_has_its_sentence():
 
 def test_a_foreign_workers_code_gets_the_general_sentence():
     general = errors.PROCESSING_FAILURES[errors.PROCESSING_FAILED]
-    assert describe_error_code("gpu_on_fire") == general
-    assert describe_error_code("upload_expired") == errors.UPLOAD_EXPIRED.message
-    assert describe_error_code("corrupt_image") != general
+    assert describe_error_code("gpu_on_fire", is_pinned=True) == general
+    assert describe_error_code("corrupt_image", is_pinned=True) != general
+
+
+def test_a_foreign_workers_code_is_its_own_even_if_it_has_the_name_of_a_failed_uploads():
+    code = errors.UPLOAD_EXPIRED.code
+    general = errors.PROCESSING_FAILURES[errors.PROCESSING_FAILED]
+    assert describe_error_code(code, is_pinned=False) == errors.UPLOAD_EXPIRED.message
+    assert describe_error_code(code, is_pinned=True) == general
+    assert not is_worth_retrying(code, is_pinned=False)
+    assert is_worth_retrying(code, is_pinned=True)
 
 
 def test_a_media_error_keeps_its_facts():

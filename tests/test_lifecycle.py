@@ -124,7 +124,9 @@ def test_a_repeat_renews_no_other_upload(world):
 
 @pytest.mark.parametrize("key", [None, "new"])
 @pytest.mark.parametrize(
-    "limits", [{"MAX_PENDING_UPLOADS": "2"}, {"MAX_PENDING_BYTES": "10"}], ids=["uploads", "bytes"]
+    "limits",
+    [{"MAX_PENDING_UPLOADS": "2"}, {"MAX_PENDING_BYTES": "10", "MAX_UPLOAD_BYTES": "10"}],
+    ids=["uploads", "bytes"],
 )
 def test_an_owner_has_only_so_many_pending_uploads(make_world, limits, key):
     world = make_world(**limits)
@@ -238,6 +240,17 @@ def test_completing_twice_changes_nothing(world):
     world.put(media_id, jpeg())
     after = world.complete(media_id)
     assert (after.raw_etag, after.updated_at) == (before.raw_etag, before.updated_at)
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_workers_code_named_as_a_failed_uploads_ends_no_upload(world, retryable):
+    job = world.claimed()
+    world.apply(failed(job, code="upload_expired", retryable=retryable))
+    row = world.complete(job.media_id)
+    assert (row.status, row.error_code) == (
+        "processing" if retryable else "failed",
+        "upload_expired",
+    )
 
 
 def test_an_upload_can_be_completed_after_its_url_died(world):

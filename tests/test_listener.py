@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from prometheus_client import REGISTRY
 
 from devstack.process import wait_until
+from mediaservice import create_listener
 from mediaservice.broker import (
     DEAD_LETTER_QUEUE,
     EXCHANGE,
@@ -31,6 +32,7 @@ from mediaservice.messages import (
 )
 from mediaservice.models import Media
 from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
+from mediaworker.worker import Worker
 from tests.builders import process_request
 from tests.queues import answer, count, put, run_until, take
 from tests.world import failed, processed
@@ -344,6 +346,34 @@ def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
     run_until(
         listener, lambda: {world.status(m) for m in media_ids} == {"ready"}, "all to be ready"
     )
+
+
+def test_without_a_broker_a_media_is_ready_before_the_next_is_begun(world, monkeypatch):
+    media_ids = [world.completed() for _ in range(3)]
+    ready_before = []
+
+    def work(_worker, job):
+        ready_before.append([world.status(m) for m in media_ids].count("ready"))
+        world.put_public(job.media_id)
+        return processed(job)
+
+    monkeypatch.setattr(Worker, "process", work)
+    listener = create_listener(world.settings)
+    run_until(
+        listener, lambda: {world.status(m) for m in media_ids} == {"ready"}, "all to be ready"
+    )
+    listener._lifecycle.rows.engine.dispose()
+    assert ready_before == [0, 1, 2]
+
+
+def test_without_a_broker_images_are_limited_as_a_worker_limits_them(make_world):
+    world = make_world(MAX_IMAGE_PIXELS="100")
+    media_id = world.completed()
+    listener = create_listener(world.settings)
+    run_until(listener, lambda: world.status(media_id) == "failed", "the refusal")
+    listener._broker.close()
+    listener._lifecycle.rows.engine.dispose()
+    assert world.row(media_id).error_code == "image_too_large"
 
 
 def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp):

@@ -1,7 +1,10 @@
 """What is counted where it happens, and who may see it. Counts only grow: tests look at growth."""
 
+import os
 import runpy
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -30,7 +33,7 @@ from mediaservice.monitoring import (
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from mediaworker.renditions import ImageError, Rendered, Rendition
 from mediaworker.worker import Worker
-from tests.builders import process_request, production, worker_settings
+from tests.builders import environment, process_request, production, worker_settings
 from tests.world import failed, processed
 
 ALICE = uuid4()
@@ -153,6 +156,39 @@ def test_workers_of_gunicorn_take_the_slots_of_those_that_ended(monkeypatch, tmp
     del server.WORKERS[12]
     assert fork(14) == 1
     assert fork(15) == 3
+
+
+def check_gunicorn(**variables):
+    """Have gunicorn read its configuration and load the application, as at each start."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "gunicorn", "--check-config"),
+            *("--config", "config/gunicorn.py", "app:app"),
+        ],
+        cwd=PROJECT,
+        env=environment(PATH=os.environ["PATH"], **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_metrics_folder_that_is_not_there_is_made(tmp_path):
+    folder = tmp_path / "run" / "metrics"
+    checked = check_gunicorn(PROMETHEUS_MULTIPROC_DIR=str(folder))
+    assert (checked.returncode, folder.is_dir()) == (0, True), checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PROMETHEUS_MULTIPROC_DIR", "app.py"), ("WEB_CONCURRENCY", "0")],
+)
+def test_gunicorn_does_not_start_with_a_wrong_variable_and_names_it(variable, value):
+    checked = check_gunicorn(**{variable: value})
+    assert checked.returncode == 1
+    (line,) = checked.stderr.splitlines()
+    assert line.startswith(f"{variable} should be ")
 
 
 # Readiness

@@ -84,15 +84,35 @@ def test_every_call_is_told_in_words_and_examples(document):
             assert content["example"], name
 
 
-def test_every_example_is_of_its_schema(document):
-    checked = 0
+def examples(document):
+    """Yield the name of each call with each of its examples and the content that it is of."""
     for name, operation in operations(document):
         bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
         for content in (c for body in bodies for c in body.get("content", {}).values()):
-            examples = [resolve(document, e)["value"] for e in content.get("examples", {}).values()]
-            for example in [*examples, *([content["example"]] if "example" in content else [])]:
-                OAS31Validator(schema_of(document, content)).validate(example)
-                checked += 1
-        assert checked, name
+            for example in content.get("examples", {}).values():
+                yield name, resolve(document, example)["value"], content
+            if "example" in content:
+                yield name, content["example"], content
+
+
+def test_every_example_is_of_its_schema(document):
+    checked = set()
+    for name, example, content in examples(document):
+        OAS31Validator(schema_of(document, content)).validate(example)
+        checked.add(name)
+    assert checked == {name for name, _ in operations(document)}
     for header in document["components"]["headers"].values():
         OAS31Validator(header["schema"]).validate(header["example"])
+
+
+def test_a_failed_media_in_an_example_is_described_as_the_service_describes_it(document):
+    failed = [
+        example["error"]
+        for _, example, _ in examples(document)
+        if isinstance(example.get("error"), dict)
+    ]
+    assert failed
+    for error in failed:
+        code = error["code"]
+        assert error["retryable"] == errors.is_worth_retrying(code, is_pinned=True)
+        assert error["message"] == errors.describe_error_code(code, is_pinned=True)

@@ -78,7 +78,7 @@ def test_parallel_requests_never_exceed_the_pending_uploads_allowed(make_world):
 
 
 def test_parallel_requests_never_exceed_the_pending_bytes_allowed(make_world):
-    worlds = [make_world(MAX_PENDING_BYTES="1000") for _ in range(2)]
+    worlds = [make_world(MAX_PENDING_BYTES="1000", MAX_UPLOAD_BYTES="1000") for _ in range(2)]
     owner = uuid4()
     calls = [
         partial(w.request, size_bytes=300, owner_id=owner)

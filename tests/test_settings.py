@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from config.settings import ConfigurationError, Settings, WorkerSettings
+from config.settings import MAX_IMAGE_BYTES, ConfigurationError, Settings, WorkerSettings
+from mediaworker.renditions import MAX_INPUT_BYTES
 from tests.builders import environment, production
 
 STRONG = "k3Jv0sD8aQ1xZ7mN5bR2tY6uP4wE9cL0"
@@ -101,6 +102,7 @@ def test_an_empty_variable_counts_as_unset():
         ({"S3_PUBLIC_BUCKET": "raw"}, "S3_RAW_BUCKET and S3_PUBLIC_BUCKET"),
         ({"ALLOWED_CONTENT_TYPES": "image/png,image/svg+xml"}, "image/svg+xml"),
         ({"ALLOWED_CONTENT_TYPES": ","}, "an empty list"),
+        ({"MAX_PENDING_BYTES": "20971519"}, "MAX_UPLOAD_BYTES must not exceed MAX_PENDING_BYTES"),
     ],
 )
 def test_production_refuses_a_contradiction(variables: dict[str, str], fault: str):
@@ -167,15 +169,30 @@ def test_database_urls_as_platforms_give_them_are_understood(given: str, used: s
         ("JWT_ALGORITHM", "none"),
         ("UPLOAD_URL_TTL_SECONDS", "604801"),
         ("UPLOAD_URL_TTL_SECONDS", "0"),
-        ("MAX_UPLOAD_BYTES", "5368709121"),
+        ("MAX_UPLOAD_BYTES", "67108865"),
         ("MAX_ATTEMPTS", "1.5"),
         ("LOG_LEVEL", "debug"),
+        ("CDN_BASE_URL", "https://cdn.example.com/?v=1"),
+        ("S3_ENDPOINT", "https://s3.example.com?"),
+        ("S3_PUBLIC_ENDPOINT", "https://s3.example.com/#part"),
+        ("WEB_ORIGINS", "https://app.example.com/"),
+        ("WEB_ORIGINS", "https://app.example.com,https://app.example.com/path"),
+        ("WEB_ORIGINS", "https://app.example.com?x"),
+        ("WEB_ORIGINS", "https://user@app.example.com"),
+        ("WEB_ORIGINS", "https://App.example.com"),
+        ("WEB_ORIGINS", "https://app.example.com:port"),
+        ("WEB_ORIGINS", "app.example.com"),
     ],
 )
 def test_a_wrong_value_names_its_variable(variable: str, value: str):
     faults = faults_of(environment(**{variable: value}))
     assert len(faults) == 1
     assert faults[0].startswith(f"{variable}: ")
+
+
+def test_no_upload_is_accepted_that_the_worker_would_not_read():
+    settings = Settings.from_environ(environment(MAX_UPLOAD_BYTES=str(MAX_INPUT_BYTES)))
+    assert settings.max_upload_bytes == MAX_INPUT_BYTES == MAX_IMAGE_BYTES
 
 
 def test_urls_lose_their_trailing_slash_and_lists_their_spaces():
@@ -187,6 +204,21 @@ def test_urls_lose_their_trailing_slash_and_lists_their_spaces():
     )
     assert settings.cdn_base_url == "https://cdn.example.com"
     assert settings.web_origins == ("https://a.example.com", "https://b.example.com")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "http://localhost:3000", "http://[::1]:8000", "https://*.example.com", "app://localhost"],
+)
+def test_what_browsers_and_stores_know_as_an_origin_is_accepted(origin: str):
+    assert Settings.from_environ(environment(WEB_ORIGINS=origin)).web_origins == (origin,)
+
+
+def test_the_address_of_public_keys_may_have_a_query():
+    """Some identity providers choose the keys by it."""
+    url = "https://id.example.com/keys?policy=p1"
+    environ = production(JWT_ALGORITHM="RS256", JWT_JWKS_URL=url)
+    assert Settings.from_environ(environ).jwt_jwks_url == url
 
 
 @pytest.mark.parametrize("kind", [Settings, WorkerSettings])

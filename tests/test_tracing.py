@@ -9,11 +9,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
+import mediaworker.__main__
+import worker_listener
 from config.settings import Settings
 from mediaservice import create_app, tracing
+from mediaservice.listener import Listener
 from mediaservice.models import Media
 from mediaservice.tracing import MessageSpan, current_traceparent, set_up_tracing
-from tests.builders import jpeg, loaded_by, worker_settings
+from mediaworker.consumer import Consumer
+from tests.builders import environment, jpeg, loaded_by, worker_settings
 from tests.world import store_environment
 
 ALICE = {"X-User-ID": str(uuid4())}
@@ -126,3 +130,23 @@ def test_packages_that_are_missing_are_told_and_do_no_harm(monkeypatch):
         set_up_tracing(settings, "media-test")
     assert [line["event"] for line in logs] == ["tracing_not_installed"]
     assert current_traceparent() is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "loop"), [(worker_listener, Listener), (mediaworker.__main__, Consumer)]
+)
+def test_what_is_left_is_exported_even_if_a_loop_crashes(entry, loop, monkeypatch):
+    def crash(_loop):
+        raise LookupError
+
+    stopped = []
+    monkeypatch.setattr(loop, "run", crash)
+    monkeypatch.setattr(entry, "stop_tracing", lambda: stopped.append(entry))
+    # The tests' own process keeps its logs and signals.
+    monkeypatch.setattr(entry, "configure_logging", lambda _settings: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    for name, value in environment(BROKER_URL="amqp://guest:guest@127.0.0.1:9/").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LookupError):
+        entry.main()
+    assert stopped == [entry]

@@ -39,18 +39,18 @@ function urlOf(bucket, key) {
   return `${S3_ENDPOINT}/${bucket}/${key.split("/").map(encodeURIComponent).join("/")}`;
 }
 
-async function callStore(bucket, key, init) {
+/** What the store may say of an original, and no further attempt will change. */
+const FINAL_ANSWERS = { 404: "original_missing", 412: "original_changed" };
+
+async function callStore(bucket, key, init, finalAnswers = {}) {
   let answer;
   try {
     answer = await store.fetch(urlOf(bucket, key), { ...init, signal: AbortSignal.timeout(30_000) });
   } catch (error) {
     throw new JobFailed("store_unavailable", String(error), { retryable: true });
   }
-  if (answer.status === 404) {
-    throw new JobFailed("original_missing", `no object ${key}`);
-  }
-  if (answer.status === 412) {
-    throw new JobFailed("original_changed", `${key} has another ETag`);
+  if (answer.status in finalAnswers) {
+    throw new JobFailed(finalAnswers[answer.status], `status ${answer.status} for ${key}`);
   }
   if (!answer.ok) {
     throw new JobFailed("store_unavailable", `status ${answer.status}`, { retryable: true });
@@ -73,9 +73,12 @@ async function render(original) {
 
 async function work(job) {
   // 1. Read exactly the bytes that the service has accepted.
-  const original = await callStore(job.raw_bucket, job.raw_key, {
-    headers: { "If-Match": job.raw_etag },
-  });
+  const original = await callStore(
+    job.raw_bucket,
+    job.raw_key,
+    { headers: { "If-Match": job.raw_etag } },
+    FINAL_ANSWERS,
+  );
   const image = await render(Buffer.from(await original.arrayBuffer()));
   // 2. Write below public_prefix only, under a name that a repeated attempt writes again.
   const publicKey = `${job.public_prefix}main.webp`;

@@ -27,7 +27,7 @@ class UploadProbes:
         yield Probe(
             "presign_sigv4",
             "upload URLs are signed with SigV4, over every header that protects them",
-            "a defect of this service: it must sign with SigV4",
+            "a defect of this release, which signs them itself: report it, and run another release",
             self._signature,
         )
         yield Probe(
@@ -42,6 +42,7 @@ class UploadProbes:
             ("upload_length", "a body of another length is refused", self._length),
             ("upload_type", "another Content-Type is refused", self._type),
             ("upload_condition", "a PUT without If-None-Match is refused", self._condition),
+            ("upload_copy", "a PUT cannot be turned into a copy of another object", self._copy),
             ("upload_checksum", "bytes with another SHA-256 are refused", self._checksum),
             ("upload_expiry", "a dead upload URL stores nothing", self._expiry),
             ("upload_once", "a second PUT cannot replace the object", self._once),
@@ -91,6 +92,13 @@ class UploadProbes:
     def _condition(self) -> str:
         key = self._client.new_key()
         answer = self._client.put(self._client.presign(key), changed={"If-None-Match": None})
+        return self._client.refused(key, answer)
+
+    def _copy(self) -> str:
+        source = f"{self._client.storage.raw_bucket}/{self._client.upload()}"
+        key = self._client.new_key()
+        upload = self._client.presign(key, with_checksum=False)
+        answer = self._client.put(upload, changed={"x-amz-copy-source": source})
         return self._client.refused(key, answer)
 
     def _checksum(self) -> str:

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import filetype
 import uuid_utils.compat
 from sqlalchemy import (
     ColumnElement,
@@ -39,6 +38,7 @@ from mediaservice.lifecycle.rows import (
     transition,
 )
 from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media
+from mediaservice.sniffing import sniff
 from mediaservice.states import Event, Status
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage, UploadedObject
 
@@ -55,9 +55,6 @@ _DECLARED = (
     "checksum_sha256",
     "idempotency_key",
 )
-# filetype knows `heic` alone; ISO/IEC 23008-12 has these beside it.
-_FURTHER_HEIC_BRANDS = (b"heix", b"heim", b"heis", b"hevc", b"hevx")
-
 # HEIF is the container and HEIC its usual content: phones and browsers use either name.
 _CANONICAL_TYPE = {"image/heif": "image/heic"}
 
@@ -144,7 +141,7 @@ class Uploads:
         except ObjectNotFound:
             failure = errors.UPLOAD_EXPIRED if row.upload_expired else errors.UPLOAD_NOT_FOUND
             raise MediaError(failure) from None
-        content_type = _sniff(found.first_bytes)
+        content_type = sniff(found.first_bytes)
         rejection = _difference(row, found, content_type)
         if rejection is None:
             completed = self._completion.run(
@@ -299,13 +296,6 @@ def _lock_number(owner_id: UUID) -> int:
     return int.from_bytes(owner_id.bytes[8:], signed=True)
 
 
-def _sniff(first_bytes: bytes) -> str | None:
-    """Return the image type that the bytes themselves announce."""
-    if first_bytes[4:8] == b"ftyp" and first_bytes[8:12] in _FURTHER_HEIC_BRANDS:
-        return "image/heic"
-    return filetype.guess_mime(first_bytes) if first_bytes else None
-
-
 def _difference(row: MediaRow, found: UploadedObject, content_type: str | None) -> Failure | None:
     """Return how the stored object differs from what was declared, or None."""
     if found.size_bytes != row.size_bytes:
@@ -325,7 +315,6 @@ def _canonical(content_type: str) -> str:
 
 def _outcome(row: MediaRow) -> MediaRow:
     """Return a completed media, or raise the failure that ended its upload."""
-    failure = errors.UPLOAD_FAILURES.get(row.error_code)
-    if failure is not None:
-        raise MediaError(failure)
+    if row.raw_etag is None:
+        raise MediaError(errors.UPLOAD_FAILURES[row.error_code])
     return row

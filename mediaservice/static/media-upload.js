@@ -114,7 +114,10 @@ export async function follow(mediaId, options = {}) {
   return getMedia(mediaId, options);
 }
 
-/** PUT, with a fresh URL if this one has expired; return the failure that `complete` may overrule. */
+/**
+ * PUT, once more with a fresh URL if this one is refused; return the failure that `complete` may
+ * overrule. It may have expired: only the store knows, for the clock here may be wrong.
+ */
 async function putWithRenewal(presigned, file, options) {
   try {
     await putObject(presigned, file, options);
@@ -122,7 +125,7 @@ async function putWithRenewal(presigned, file, options) {
     if (error.code === "store_unreachable") {
       return error;
     }
-    if (error.code !== "upload_refused" || Date.parse(presigned.expires_at) > Date.now()) {
+    if (error.status !== 403) {
       throw error;
     }
     await putObject(await requestUpload(file, options), file, options);

@@ -23,7 +23,7 @@ const ADVICE = {
   checksum_mismatch: [, "The file changed while it was uploaded. Try again."],
   content_mismatch: ["The file is not the kind of image its name says.", CHOOSE_ANOTHER],
   corrupt_image: ["The image is damaged.", CHOOSE_ANOTHER],
-  image_too_large: ["The image has too many pixels.", "Make it smaller and upload that."],
+  image_too_large: ["The image is too large.", "Make it smaller and upload that."],
   file_unreadable: [
     "The file cannot be read any more.",
     "It was moved, changed or deleted since you chose it: choose it again.",

@@ -172,21 +172,32 @@ def test_a_repeated_request_makes_no_second_upload(run, page):
     assert {outcome["result"]["id"]} == set(uploads)
 
 
-def test_an_expired_url_is_renewed_for_the_same_upload(run, page):
-    uploads = []
+@pytest.fixture
+def requested(page):
+    """The ids of the uploads that the service has given a URL for, in order."""
+    ids: list[str] = []
 
-    def let_the_first_expire(route: Route) -> None:
+    def note(route: Route) -> None:
         response = route.fetch()
-        presigned = response.json()
-        uploads.append(presigned["upload_id"])
-        if len(uploads) == 1:
-            presigned["expires_at"] = "2020-01-01T00:00:00+00:00"
-        route.fulfill(response=response, json=presigned)
+        ids.append(response.json()["upload_id"])
+        route.fulfill(response=response)
 
-    page.route("**/request-upload", let_the_first_expire)
+    page.route("**/request-upload", note)
+    return ids
+
+
+def test_a_refused_url_is_renewed_for_the_same_upload(run, page, requested):
+    """Whatever the clock here says: the store's has decided that it has expired."""
     answer_first(page, PUTS, status=403, headers=STORE_ANSWERS)
     outcome = run(UPLOAD)
-    assert outcome["result"]["id"] == uploads[0] == uploads[1]
+    assert requested == [outcome["result"]["id"]] * 2
+
+
+def test_a_url_is_renewed_once(run, page, requested):
+    page.route(PUTS, lambda route: route.fulfill(status=403, headers=STORE_ANSWERS))
+    error = run(UPLOAD)["error"]
+    assert (error["code"], error["status"], error["retryable"]) == ("upload_refused", 403, False)
+    assert len(requested) == 2
 
 
 def test_the_store_takes_no_other_bytes_than_were_declared(run):

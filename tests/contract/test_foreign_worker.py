@@ -4,14 +4,16 @@ import io
 import os
 import shutil
 import signal
+from uuid import uuid4
 
 import pytest
 import requests
 from PIL import Image
 
 from devstack.process import Process
-from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE
-from tests.builders import jpeg
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.messages import decode, encode
+from tests.builders import jpeg, process_request
 from tests.npm import install
 from tests.queues import count, put, take
 from tests.service import PROJECT
@@ -78,6 +80,22 @@ def test_an_original_that_is_gone_fails_with_its_code(service, node_worker):
     node_worker.signal(signal.SIGCONT)
     status = service.wait_until_final(media_id)
     assert (status["status"], status["error"]["code"]) == ("failed", "original_missing")
+
+
+def test_a_bucket_that_is_not_there_for_a_rendition_says_nothing_of_the_original(
+    service, node_worker, amqp
+):
+    service.listener.stop()
+    key = f"uploads/{uuid4()}"
+    stored = service.store.client().put_object(Bucket="raw", Key=key, Body=jpeg())
+    put(
+        amqp,
+        *encode(process_request(raw_key=key, raw_etag=stored["ETag"], public_bucket="missing")),
+    )
+    method, _, body = take(amqp, RESULTS_QUEUE)
+    error = decode(method.routing_key, body).error
+    assert (error.code, error.retryable) == ("store_unavailable", True), error.message
+    service.listener.start()
 
 
 def test_garbage_is_set_aside_and_work_goes_on(service, node_worker, amqp):
