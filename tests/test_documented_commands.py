@@ -200,6 +200,7 @@ def test_recipes_of_make_have_commands(command):
     assert ".venv/bin/python" in run(["make", "--dry-run", target])
 
 
+@pytest.mark.services
 def test_a_new_column_gets_its_migration(copy, tmp_path):
     variables = environment(DATABASE_URL=f"sqlite:///{tmp_path / 'media.sqlite'}")
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(copy), **variables}
