@@ -24,7 +24,12 @@ LAYERS = (
         "mediaservice.tracing",
     },
     {"mediaservice.models", "mediaservice.metrics"},
-    {"mediaservice.storage", "mediaservice.broker", "mediaservice.monitoring"},
+    {
+        "mediaservice.storage",
+        "mediaservice.broker",
+        "mediaservice.monitoring",
+        "mediaservice.process",
+    },
     {"mediaservice.lifecycle"},
     {
         "mediaservice.jwks",
