@@ -136,6 +136,7 @@ DOCUMENTED = [
 
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_a_documented_command_is_executed_by_a_test(command):
+    """That this file names one, which exists; that it executes the command is for its author."""
     assert entry_of(command), "name the test that executes it in this file, or execute it here"
 
 
