@@ -32,7 +32,7 @@ coverage: venv ## Run all tests but chaos and browser; show lines and branches t
 .PHONY: chaos
 chaos: venv ## Break everything while it is used, then check the books (N=300 SEED=…)
 	@scripts/install-test-services
-	@PYTHONPATH=. $(python) tests/chaos/main.py
+	@$(python) -m tests.chaos.main
 
 .PHONY: bench
 bench: venv ## Measure it all beside references (ROWS=10000 PHOTOS=folder ARGS=--help)

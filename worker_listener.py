@@ -1,32 +1,19 @@
 """The listener's entry: `python worker_listener.py`."""
 
 import os
-import sys
 
-from config.settings import ConfigurationError, Settings
+from config.settings import Settings
 from mediaservice import create_listener
 from mediaservice.listener import stop_on_signals
-from mediaservice.logs import configure_logging
-from mediaservice.monitoring import Heartbeat, start_monitoring
-from mediaservice.tracing import set_up_tracing, stop_tracing
+from mediaservice.process import started
 
 
 def main() -> None:
     """Run the listener until SIGTERM or SIGINT."""
-    try:
-        settings = Settings.from_environ(os.environ)
-        configure_logging(settings)
-        heartbeat = Heartbeat("listener")
-        start_monitoring(settings, heartbeat)
-        set_up_tracing(settings, "media-listener")
+    with started("listener", Settings, os.environ) as (settings, heartbeat):
         listener = create_listener(settings, heartbeat)
-    except ConfigurationError as error:
-        sys.exit(str(error))
-    stop_on_signals(listener)
-    try:
+        stop_on_signals(listener)
         listener.run()
-    finally:
-        stop_tracing()
 
 
 if __name__ == "__main__":

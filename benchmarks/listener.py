@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -29,7 +28,8 @@ from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import Process, wait_until
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.listener import DISPATCH_BATCH, RESULT_BATCH, RESULT_PREFETCH
-from mediaservice.messages import ProcessedResult, ProcessRequest, Variant, encode, public_prefix
+from mediaservice.messages import ProcessedResult, Variant, encode
+from mediaworker.contract import SAMPLE_JOB
 
 Media = Sequence[tuple[UUID, UUID]]
 WAIT_SECONDS: Final = 120.0
@@ -113,7 +113,7 @@ class ListenerTurns:
 
     def publish_raw(self) -> Cost:
         """Publish the same jobs, one confirm at a time, no more."""
-        body = encode(_a_job())[1]
+        body = encode(SAMPLE_JOB)[1]
         with open_channel(self._stack) as channel:
             channel.confirm_delivery()
             cost = self._time(lambda: raw_amqp.publish(channel, [body] * self._count))
@@ -237,20 +237,4 @@ def result_of(media_id: UUID) -> ProcessedResult:
         size_bytes=variants[0].size_bytes,
         variants=variants[1:],
         placeholder="1QcSHQRnh493V4dIh4eXh1h4kJUI",
-    )
-
-
-def _a_job() -> ProcessRequest:
-    media_id = UUID(int=0)
-    return ProcessRequest(
-        media_id=media_id,
-        attempt=1,
-        raw_bucket="raw",
-        raw_key=f"uploads/{media_id}",
-        raw_etag='"0123456789abcdef0123456789abcdef"',
-        content_type="image/jpeg",
-        size_bytes=200_000,
-        public_bucket="public",
-        public_prefix=public_prefix(media_id),
-        requested_at=datetime.now(UTC),
     )

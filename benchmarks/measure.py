@@ -46,11 +46,6 @@ class Cost:
         return self.cpu_seconds / self.operations * 1e6
 
     @property
-    def us(self) -> float:
-        """Microseconds per operation."""
-        return self.seconds / self.operations * 1e6
-
-    @property
     def latency_ms(self) -> float:
         """Milliseconds that one operation took, the median."""
         return self.latency_seconds * 1e3

@@ -266,6 +266,11 @@ class BaseSettings:
         """Whether this is the configuration for one person's own machine."""
         return self.app_env == "development"
 
+    @property
+    def has_broker(self) -> bool:
+        """Whether there is RabbitMQ; without it the listener processes images itself."""
+        return self.broker_url != "inline:"
+
     def _contradictions(self) -> Iterator[str]:
         """Yield what is wrong with values that are each fine alone."""
         if self.s3_raw_bucket == self.s3_public_bucket:
@@ -481,7 +486,7 @@ class Settings(WorkerSettings):
             )
         if self.database_url.startswith("sqlite"):
             yield "DATABASE_URL: SQLite is for APP_ENV=development; production needs PostgreSQL."
-        if self.broker_url == "inline:":
+        if not self.has_broker:
             yield "BROKER_URL=inline: is for APP_ENV=development; production needs RabbitMQ."
 
 

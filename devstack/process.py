@@ -151,11 +151,6 @@ class Process:
             os.killpg(child.pid, signal.SIGKILL)
         return child.wait()
 
-    def restart(self) -> None:
-        """Stop if need be, and start again with the same data and ports."""
-        self.stop()
-        self.start()
-
     def last_words(self) -> str:
         """Return where the log is and, on lines of their own, how it ends."""
         lines = self.log_path.read_text(errors="replace").splitlines()

@@ -22,7 +22,7 @@ _ERLANG: Final = Path("/usr/lib/erlang")
 
 
 class RabbitMQ(Process):
-    """One node on loopback; its data in `directory` survives `kill` and `restart`."""
+    """One node on loopback; its data in `directory` survives `stop` and `kill`."""
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
         if not _SERVER.exists():

@@ -103,7 +103,7 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaservice.broker.rabbitmq import RabbitMQ
     from mediaservice.listener import PUBLISHERS, RESULT_PREFETCH
 
-    if settings.broker_url != "inline:":
+    if settings.has_broker:
         return RabbitMQ(
             settings.broker_url,
             queue=RESULTS_QUEUE,

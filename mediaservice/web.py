@@ -169,12 +169,12 @@ def _answer_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[st
     failure = error.failure
     if failure.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error(failure.code, reason=str(error))
-    return _answer(error)
+    return _answer_failure(error)
 
 
 def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
     log.error(DATABASE_UNAVAILABLE.code, reason=str(error.orig))
-    return _answer(
+    return _answer_failure(
         MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
     )
 
@@ -182,10 +182,10 @@ def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict
 def _answer_unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Log what nobody foresaw, once and with its traceback; tell the client nothing of it."""
     log.error(INTERNAL_SERVER_ERROR.code, exc_info=error)
-    return _answer(MediaError(INTERNAL_SERVER_ERROR))
+    return _answer_failure(MediaError(INTERNAL_SERVER_ERROR))
 
 
-def _answer(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _answer_failure(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
     failure = error.failure
     g.error = failure.code
     body: dict[str, Any] = {

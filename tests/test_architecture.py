@@ -25,7 +25,13 @@ LAYERS = (
         "mediaservice.sniffing",
     },
     {"mediaservice.models", "mediaservice.metrics"},
-    {"mediaservice.s3", "mediaservice.storage", "mediaservice.broker", "mediaservice.monitoring"},
+    {
+        "mediaservice.s3",
+        "mediaservice.storage",
+        "mediaservice.broker",
+        "mediaservice.monitoring",
+        "mediaservice.process",
+    },
     {"mediaservice.lifecycle"},
     {
         "mediaservice.jwks",

@@ -138,6 +138,7 @@ DOCUMENTED = [
 
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_a_documented_command_is_executed_by_a_test(command):
+    """That this file names one, which exists; that it executes the command is for its author."""
     assert entry_of(command), "name the test that executes it in this file, or execute it here"
 
 
@@ -202,6 +203,7 @@ def test_recipes_of_make_have_commands(command):
     assert ".venv/bin/python" in run(["make", "--dry-run", target])
 
 
+@pytest.mark.services
 def test_a_new_column_gets_its_migration(copy, tmp_path):
     variables = environment(DATABASE_URL=f"sqlite:///{tmp_path / 'media.sqlite'}")
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(copy), **variables}

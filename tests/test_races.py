@@ -66,25 +66,24 @@ def test_parallel_completes_make_one_job_and_give_one_answer(worlds):
     assert worlds[1].processing.claim(10) == []
 
 
-def test_parallel_requests_never_exceed_the_pending_uploads_allowed(make_world):
-    worlds = [make_world(MAX_PENDING_UPLOADS="5") for _ in range(2)]
+@pytest.mark.parametrize(
+    ("limit", "size_bytes", "requested", "allowed"),
+    [
+        ({"MAX_PENDING_UPLOADS": "5"}, 5, 12, 5),
+        ({"MAX_PENDING_BYTES": "1000", "MAX_UPLOAD_BYTES": "1000"}, 300, 8, 3),
+    ],
+    ids=["uploads", "bytes"],
+)
+def test_parallel_requests_never_exceed_what_may_be_pending(
+    make_world, limit, size_bytes, requested, allowed
+):
+    worlds = [make_world(**limit) for _ in range(2)]
     owner = uuid4()
     calls = [
-        partial(w.request, size_bytes=5, owner_id=owner)
-        for w, _ in zip(cycle(worlds), range(12), strict=False)
+        partial(w.request, size_bytes=size_bytes, owner_id=owner)
+        for w, _ in zip(cycle(worlds), range(requested), strict=False)
     ]
-    outcomes = at_once(*calls)
-    assert failures_of(outcomes) == [errors.TOO_MANY_PENDING] * 7
-
-
-def test_parallel_requests_never_exceed_the_pending_bytes_allowed(make_world):
-    worlds = [make_world(MAX_PENDING_BYTES="1000", MAX_UPLOAD_BYTES="1000") for _ in range(2)]
-    owner = uuid4()
-    calls = [
-        partial(w.request, size_bytes=300, owner_id=owner)
-        for w, _ in zip(cycle(worlds), range(8), strict=False)
-    ]
-    assert failures_of(at_once(*calls)) == [errors.TOO_MANY_PENDING] * 5
+    assert failures_of(at_once(*calls)) == [errors.TOO_MANY_PENDING] * (requested - allowed)
 
 
 def test_parallel_requests_with_one_key_are_one_upload(worlds):

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import http.client
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -81,7 +80,7 @@ def exists(storage, key):
     return True
 
 
-# presign
+# presign; what a changed URL comes to is in tests/security/test_presign.py
 
 
 def test_the_presigned_put_stores_the_object_as_it_stands(storage, key):
@@ -106,17 +105,6 @@ def test_everything_that_was_declared_is_signed_with_sigv4(storage, key):
     assert "crc32" not in upload.url.lower()
 
 
-@pytest.mark.parametrize("body", [BODY + b"x", BODY[:-1], b"", BODY * 100])
-def test_a_body_of_another_length_is_refused(storage, key, body):
-    assert put(presign(storage, key), body).status_code == 403
-    assert not exists(storage, key)
-
-
-def test_a_body_of_unknown_length_is_refused(storage, key):
-    assert put(presign(storage, key), iter([BODY])).status_code in (400, 403, 411)
-    assert not exists(storage, key)
-
-
 def test_an_upload_that_is_cut_off_leaves_no_object(storage, key):
     upload = presign(storage, key)
     url = urlsplit(upload.url)
@@ -130,38 +118,10 @@ def test_an_upload_that_is_cut_off_leaves_no_object(storage, key):
     assert storage.inspect_upload(key, with_checksum=False).size_bytes == len(BODY)
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Content-Type": "text/html"},
-        {"Content-Type": None},
-        {"If-None-Match": None},
-        {"If-None-Match": '"x"'},
-    ],
-)
-def test_a_header_that_was_changed_or_left_out_is_refused(storage, key, headers):
-    assert put(presign(storage, key), **headers).status_code == 403
-    assert not exists(storage, key)
-
-
-def test_the_store_refuses_another_checksum(storage, key):
-    other = bytes(len(BODY))
-    upload = presign(storage, key, checksum=sha256(BODY))
-    assert put(upload, other).status_code == 400
-    assert put(upload, other, **{"x-amz-checksum-sha256": sha256(other)}).status_code == 403
-    assert put(upload, other, **{"x-amz-checksum-sha256": None}).status_code == 403
-    assert not exists(storage, key)
-    assert put(upload).status_code == 200
+def test_a_declared_checksum_is_found_where_the_store_keeps_it(storage, key):
+    assert put(presign(storage, key, checksum=sha256(BODY))).status_code == 200
     found = storage.inspect_upload(key, with_checksum=True)
     assert found.checksum_sha256 in (sha256(BODY), None)
-
-
-def test_a_second_put_is_refused_and_changes_nothing(storage, key):
-    upload = presign(storage, key)
-    assert put(upload).status_code == 200
-    etag = storage.inspect_upload(key, with_checksum=False).etag
-    assert put(upload, bytes(len(BODY))).status_code == 412
-    assert storage.inspect_upload(key, with_checksum=False).etag == etag
 
 
 def test_of_many_puts_at_once_one_is_stored(storage, key):
@@ -175,19 +135,6 @@ def test_of_many_puts_at_once_one_is_stored(storage, key):
     assert stored.first_bytes[:1] == bodies[statuses.index(200)][:1]
 
 
-@pytest.mark.parametrize("forge", ["key", "bucket", "signature", "expires"])
-def test_a_forged_url_is_refused(storage, key, forge):
-    upload = presign(storage, key)
-    url = {
-        "key": upload.url.replace(key, f"uploads/{uuid4()}"),
-        "bucket": upload.url.replace("/raw/", "/public/"),
-        "signature": upload.url[:-4] + "0000",
-        "expires": upload.url.replace("X-Amz-Expires=60", "X-Amz-Expires=600000"),
-    }[forge]
-    assert url != upload.url
-    assert requests.put(url, data=BODY, headers=upload.headers, timeout=10).status_code == 403
-
-
 @pytest.mark.parametrize("method", ["GET", "DELETE", "HEAD"])
 def test_the_url_allows_nothing_but_the_put(storage, key, method):
     upload = presign(storage, key)
@@ -195,16 +142,6 @@ def test_the_url_allows_nothing_but_the_put(storage, key, method):
     answer = requests.request(method, upload.url, headers=upload.headers, timeout=10)
     assert answer.status_code == 403
     assert exists(storage, key)
-
-
-def test_an_expired_url_is_refused(storage, key, monkeypatch):
-    """Signed an hour ago, instead of waiting for an hour."""
-    with monkeypatch.context() as patch:
-        patch.setattr("mediaservice.signing.time", lambda: time.time() - 3600)
-        expired, alive = presign(storage, key), presign(storage, key, ttl_seconds=3660)
-    assert put(expired).status_code == 403
-    assert not exists(storage, key)
-    assert put(alive).status_code == 200
 
 
 def test_urls_are_signed_for_the_host_that_browsers_see(make_storage, seaweedfs, key):

@@ -107,10 +107,10 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
 
 
 def _admin() -> BrokerAdmin:
-    url = components().settings.broker_url
-    if url == "inline:":
+    settings = components().settings
+    if not settings.has_broker:
         raise click.ClickException("There is no broker (BROKER_URL=inline:), so no dead letters.")
-    return BrokerAdmin(url)
+    return BrokerAdmin(settings.broker_url)
 
 
 def _chosen(ids: tuple[str, ...], *, take_all: bool) -> set[str] | None:

@@ -18,7 +18,7 @@ def init(*, as_json: bool) -> None:
     """
     settings, storage = components().settings, components().storage
     storage.create_buckets(settings.web_origins)
-    if settings.broker_url != "inline:":
+    if settings.has_broker:
         create_topology(settings.broker_url)
     if as_json:
         print_json(
@@ -26,14 +26,14 @@ def init(*, as_json: bool) -> None:
                 "raw_bucket": storage.raw_bucket,
                 "public_bucket": storage.public_bucket,
                 "web_origins": settings.web_origins,
-                "broker": "inline" if settings.broker_url == "inline:" else "declared",
+                "broker": "declared" if settings.has_broker else "inline",
             }
         )
         return
     click.echo(f"store: buckets {storage.raw_bucket} (private) and {storage.public_bucket}")
     if not settings.web_origins:
         click.echo("store: no WEB_ORIGINS, so no browser may upload from another origin")
-    if settings.broker_url == "inline:":
-        click.echo("broker: none (inline)")
-    else:
+    if settings.has_broker:
         click.echo("broker: exchanges, queues and bindings")
+    else:
+        click.echo("broker: none (inline)")

@@ -23,7 +23,7 @@ def stats(*, as_json: bool) -> None:
     settings = components().settings
     numbers = _numbers()
     fault = None
-    if settings.broker_url != "inline:":
+    if settings.has_broker:
         try:
             with BrokerAdmin(settings.broker_url) as admin:
                 numbers["queues"] = {
@@ -34,7 +34,7 @@ def stats(*, as_json: bool) -> None:
     if as_json:
         print_json(numbers)
     else:
-        _show(numbers, is_inline=settings.broker_url == "inline:")
+        _show(numbers, has_broker=settings.has_broker)
     if fault is not None:
         raise CannotTell(f"RabbitMQ does not answer: {fault}. What to do: look at BROKER_URL.")
 
@@ -53,7 +53,7 @@ def _numbers() -> dict[str, Any]:
     }
 
 
-def _show(numbers: dict[str, Any], *, is_inline: bool) -> None:
+def _show(numbers: dict[str, Any], *, has_broker: bool) -> None:
     _heading("media" if numbers["media_is_exact"] else "media (estimated)")
     for status, count in numbers["media"].items():
         _line(status, count)
@@ -68,7 +68,7 @@ def _show(numbers: dict[str, Any], *, is_inline: bool) -> None:
     for kind, work in numbers["due"].items():
         age = f"oldest for {work['oldest_age_seconds']:.0f} s" if work["count"] else ""
         _line(kind.replace("_", " "), work["count"], age)
-    if is_inline:
+    if not has_broker:
         return
     _heading("queues")
     for name, state in (numbers["queues"] or {}).items():

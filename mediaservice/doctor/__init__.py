@@ -41,5 +41,5 @@ def examine_service(
         with suppress(StoreUnavailable):
             client.clear()
     yield from examine(database_probes(lifecycle.rows.engine, migrations))
-    yield from examine(broker_probes(settings.broker_url))
+    yield from examine(broker_probes(settings))
     yield from examine(clock_probes(settings, lifecycle.rows, client.clock_ahead_seconds, now))

@@ -50,19 +50,19 @@ def database_probes(engine: Engine, migrations: Path) -> Iterator[Probe]:
     )
 
 
-def broker_probes(broker_url: str) -> Iterator[Probe]:
+def broker_probes(settings: Settings) -> Iterator[Probe]:
     """Yield what is tried of RabbitMQ."""
 
     def answers() -> str:
-        if broker_url == "inline:":
+        if not settings.has_broker:
             raise Untried("BROKER_URL=inline: there is no broker")
-        with BrokerAdmin(broker_url):
+        with BrokerAdmin(settings.broker_url):
             return "RabbitMQ answers"
 
     def is_as_declared() -> str:
-        if broker_url == "inline:":
+        if not settings.has_broker:
             raise Untried("BROKER_URL=inline: there is no broker")
-        with BrokerAdmin(broker_url) as admin:
+        with BrokerAdmin(settings.broker_url) as admin:
             faults = admin.topology_faults()
         if faults:
             raise Broken("; ".join(faults))

@@ -24,6 +24,7 @@ from mediaservice.lifecycle.rows import (
     MediaRow,
     Rows,
     due_media,
+    fresh_attempts,
     log_transition,
     log_transitions,
     transition,
@@ -217,9 +218,7 @@ class Processing:
         row = self._rows.transition(
             Event.RETRY_REQUESTED,
             media_id,
-            attempts_left=self._settings.max_attempts,
-            due_at=now_plus(0),
-            processing_requested_at=now_plus(0),
+            **fresh_attempts(self._settings.max_attempts),
         )
         if row is not None:
             return row
@@ -255,11 +254,7 @@ class Processing:
         retried = self._rows.execute(
             transition(Event.RETRY_REQUESTED)
             .where(Media.id.in_(select(taken.c.id)))
-            .values(
-                attempts_left=self._settings.max_attempts,
-                due_at=now_plus(0),
-                processing_requested_at=now_plus(0),
-            )
+            .values(**fresh_attempts(self._settings.max_attempts))
             .returning(Media.id)
         )
         for row in retried:

@@ -140,6 +140,10 @@ class Rows:
             self._pages[names] = self.prepare(_page_statement(names))
         return self._pages[names].run(owner_id=owner_id, page_size=limit, **filters)
 
+    def insert(self) -> postgresql.Insert | sqlite.Insert:
+        """Return the database's own INSERT, which can say what to do about a conflict."""
+        return postgresql.insert(Media) if self.is_postgresql else sqlite.insert(Media)
+
     def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
         """Apply an event to one media; return its new row, or None where it does not apply."""
         statement = transition(event).where(Media.id == media_id).values(**values)
@@ -151,28 +155,30 @@ class Rows:
         Without a row, insert a tombstone of nobody's, so that the purge is retried like any other.
         A media that lives is left alone.
         """
-        insert = (postgresql if self.is_postgresql else sqlite).insert(Media)
         now = now_plus(0)
-        statement: Insert = insert.values(
-            id=media_id,
-            owner_id=NOBODY,
-            owner_type=OwnerType.USER,
-            status=Status.FAILED,
-            error_code=PROCESSING_FAILED,
-            raw_key=raw_key(media_id),
-            created_at=now,
-            updated_at=now,
-            upload_expires_at=now,
-            due_at=now,
-            deleted_at=now,
-            attempt=0,
-            attempts_left=0,
-        ).on_conflict_do_update(
-            index_elements=["id"],
-            set_={"due_at": now},
-            where=Media.deleted_at.is_not(None),
+        return (
+            self.insert()
+            .values(
+                id=media_id,
+                owner_id=NOBODY,
+                owner_type=OwnerType.USER,
+                status=Status.FAILED,
+                error_code=PROCESSING_FAILED,
+                raw_key=raw_key(media_id),
+                created_at=now,
+                updated_at=now,
+                upload_expires_at=now,
+                due_at=now,
+                deleted_at=now,
+                attempt=0,
+                attempts_left=0,
+            )
+            .on_conflict_do_update(
+                index_elements=["id"],
+                set_={"due_at": now},
+                where=Media.deleted_at.is_not(None),
+            )
         )
-        return statement
 
 
 def _page_statement(filters: Container[str]) -> Select[Any]:
@@ -205,6 +211,15 @@ def transition(event: Event) -> Update:
     if rule.target is not None:
         statement = statement.values(status=rule.target)
     return statement.values(updated_at=now_plus(0))
+
+
+def fresh_attempts(max_attempts: int) -> dict[str, Any]:
+    """Return the values that make a media's job due now, with a new set of attempts."""
+    return {
+        "attempts_left": max_attempts,
+        "due_at": now_plus(0),
+        "processing_requested_at": now_plus(0),
+    }
 
 
 def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Select[tuple[UUID]]:

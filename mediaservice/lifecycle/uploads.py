@@ -20,7 +20,6 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from config.settings import Settings
 from mediaservice import errors
@@ -33,6 +32,7 @@ from mediaservice.lifecycle.rows import (
     Rows,
     changed_row,
     due_media,
+    fresh_attempts,
     log_transition,
     raw_key,
     transition,
@@ -223,16 +223,15 @@ class Uploads:
             count < self._settings.max_pending_uploads,
             size.scalar_subquery() + values["size_bytes"] <= self._settings.max_pending_bytes,
         )
-        insert = (postgresql if self._rows.is_postgresql else sqlite).insert(Media)
-        statement: Executable = (
-            insert.from_select(list(values), source)
+        return (
+            self._rows.insert()
+            .from_select(list(values), source)
             .on_conflict_do_nothing(
                 index_elements=["owner_id", "idempotency_key"],
                 index_where=Media.idempotency_key.is_not(None),
             )
             .returning(Media.id, Media.raw_key, Media.upload_expires_at)
         )
-        return statement
 
     def _completion_statement(self) -> Executable:
         """Return the statement that pins an upload's bytes and makes its job due."""
@@ -242,9 +241,7 @@ class Uploads:
             .values(
                 raw_etag=bindparam("found_etag", type_=Text),
                 content_type=bindparam("found_type", type_=Text),
-                attempts_left=self._settings.max_attempts,
-                due_at=now_plus(0),
-                processing_requested_at=now_plus(0),
+                **fresh_attempts(self._settings.max_attempts),
                 request_id=bindparam("caller_request_id", type_=Text),
                 traceparent=bindparam("caller_traceparent", type_=Text),
             )

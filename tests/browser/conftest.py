@@ -96,7 +96,7 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
         ("web", ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"], web_is_ready),
         ("listener", ["worker_listener.py"], lambda: True),
     ]
-    if settings.broker_url != "inline:":
+    if settings.has_broker:
         roles.append(("worker", ["-m", "mediaworker"], lambda: True))
     for name, arguments, is_ready in roles:
         process = Process(

@@ -8,13 +8,13 @@ from typing import Any
 import pika
 import psycopg
 import pyvips
-from bad_worker import POISON
-from load import Upload
 from psycopg.rows import dict_row
-from stack import Stack
 
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.states import TRANSITIONS, Event
+from tests.chaos.bad_worker import POISON
+from tests.chaos.load import Upload
+from tests.chaos.stack import Stack
 
 # Rows of failed media wait for days; everything else that is due at all is due within this.
 SOON = "1 hour"

@@ -6,9 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from stack import Stack
-
 from devstack.process import Process
+from tests.chaos.stack import Stack
 
 PAUSE_SECONDS = (0.1, 0.8)
 OUTAGE_SECONDS = (0.2, 2.0)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pyvips
 import requests
-from stack import UPLOAD_URL_TTL_SECONDS, Stack
+
+from tests.chaos.stack import UPLOAD_URL_TTL_SECONDS, Stack
 
 CALL_SECONDS = 90.0
 REPEAT_PROBABILITY = 0.2

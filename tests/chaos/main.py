@@ -1,6 +1,6 @@
 """Breaks the service while it is used, lets it come to rest, and checks the books.
 
-    N=300 SEED=1 python tests/chaos/main.py
+    N=300 SEED=1 python -m tests.chaos.main
 
 The seed repeats what clients and faults intend; what the machine makes of it differs. Exit code 0:
 nothing lost, stuck, orphaned or illegal.
@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import click
-from books import Books
-from faults import Faults
-from load import Client, Upload
-from stack import Stack
 
 from devstack.process import wait_until
+from tests.chaos.books import Books
+from tests.chaos.faults import Faults
+from tests.chaos.load import Client, Upload
+from tests.chaos.stack import Stack
 
 CONCURRENCY = 8
 QUIET_SECONDS = 240

@@ -7,13 +7,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from proxy import Proxy
-
 from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
+from tests.chaos.proxy import Proxy
 
 # Short times, so that every deadline of the design passes several times in one run.
 UPLOAD_URL_TTL_SECONDS = 15

@@ -4,11 +4,10 @@ import os
 import secrets
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-CHAOS = Path(__file__).parent / "main.py"
+from mediaservice import PROJECT
 
 
 @pytest.mark.services
@@ -16,13 +15,9 @@ CHAOS = Path(__file__).parent / "main.py"
 def test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults() -> None:
     seed = os.environ.get("SEED") or str(secrets.randbelow(10**6))
     run = subprocess.run(
-        [sys.executable, CHAOS],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(CHAOS.parents[2]),
-            "N": os.environ.get("N", "120"),
-            "SEED": seed,
-        },
+        [sys.executable, "-m", "tests.chaos.main"],
+        cwd=PROJECT,
+        env={**os.environ, "N": os.environ.get("N", "120"), "SEED": seed},
         capture_output=True,
         text=True,
         check=False,

@@ -217,10 +217,11 @@ def test_a_url_stores_once(service: Service):
 
 def test_a_url_that_has_expired_stores_nothing(make_service: Callable[..., Service], monkeypatch):
     """Signed an hour ago, for a minute."""
-    service = make_service(UPLOAD_URL_TTL_SECONDS=60)
+    service, patient = (make_service(UPLOAD_URL_TTL_SECONDS=ttl) for ttl in (60, 3660))
     with monkeypatch.context() as patch:
         patch.setattr("mediaservice.signing.time", lambda: time.time() - 3600)
-        expired = Put.of(service.request(BODY))
+        expired, alive = Put.of(service.request(BODY)), Put.of(patient.request(BODY))
+    assert alive.send() == 200
     before = service.objects()
     for attack in (expired, expired.asking(X_Amz_Expires="7200")):
         assert attack.send() == 403
