@@ -29,7 +29,7 @@ from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.broker.connection import create_topology
 from mediaservice.database import create_database_engine
-from mediaservice.models import Base
+from mediaservice.models import Media
 
 MEASURED_CORES: Final = (0, 1)
 OTHER_CORES: Final = (2, 3)
@@ -47,7 +47,7 @@ class Database:
             connection.execute(f"CREATE DATABASE {name}")
         self.url = server.url_of(name)
         engine = create_database_engine(self.url)
-        Base.metadata.create_all(engine)
+        Media.metadata.create_all(engine)
         engine.dispose()
         self.connection: psycopg.Connection[Any] = server.connect(name)
 

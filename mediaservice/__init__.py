@@ -7,6 +7,7 @@ in its function, so that listener and worker do without Flask's memory.
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from config.settings import Settings
@@ -68,7 +69,8 @@ def add_commands(app: "Flask") -> None:
 
     app.cli.add_command(commands.media)
     # Flask-Migrate wants no more of its `db` than the metadata.
-    Migrate(app, cast(Any, models.Base), directory=str(PROJECT / "migrations"))
+    db = SimpleNamespace(metadata=models.Media.metadata)
+    Migrate(app, cast(Any, db), directory=str(PROJECT / "migrations"))
 
 
 def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
@@ -91,7 +93,7 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
         stopping,
         poll_seconds=settings.poll_seconds,
         # Inline, publishing does the jobs: each one's answer is taken before the next is begun.
-        dispatch_batch=1 if settings.broker_url == "inline:" else DISPATCH_BATCH,
+        dispatch_batch=DISPATCH_BATCH if settings.has_broker else 1,
         heartbeat=heartbeat,
     )
 

@@ -7,7 +7,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import text
 
-from mediaservice.models import Base
+from mediaservice.models import Media
 
 MIGRATION_LOCK = 0x6D65646961  # "media": any number, as long as it is always the same
 
@@ -31,7 +31,7 @@ def run_migrations() -> None:
             connection.commit()
         context.configure(
             connection=connection,
-            target_metadata=Base.metadata,
+            target_metadata=Media.metadata,
             transaction_per_migration=True,
             compare_server_default=True,
             process_revision_directives=leave_out_empty,

@@ -31,7 +31,7 @@ from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.database import create_database_engine
 from mediaservice.listener import Listener
-from mediaservice.models import Base
+from mediaservice.models import Media
 from tests.builders import environment
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES
@@ -116,7 +116,7 @@ def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
         with server.connect() as connection:
             connection.execute("CREATE DATABASE media_template")
         engine = create_database_engine(server.url_of("media_template"))
-        Base.metadata.create_all(engine)
+        Media.metadata.create_all(engine)
         engine.dispose()
         yield server
 
@@ -138,7 +138,7 @@ def make_sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], st
     folder = tmp_path_factory.mktemp("sqlite")
     template = folder / "template"
     engine = create_database_engine(f"sqlite:///{template}")
-    Base.metadata.create_all(engine)
+    Media.metadata.create_all(engine)
     engine.dispose()
     return lambda: f"sqlite:///{shutil.copy(template, folder / uuid.uuid4().hex)}"
 

@@ -124,7 +124,9 @@ class Service:
 
     def set(self, media_id, **values):
         with self.engine.begin() as connection:
-            connection.execute(sa.update(Media).where(Media.id == UUID(media_id)).values(**values))
+            connection.execute(
+                sa.update(Media).where(Media.c.id == UUID(media_id)).values(**values)
+            )
 
     def count(self):
         with self.engine.connect() as connection:

@@ -1166,7 +1166,7 @@ def test_statistics_count_what_there_is(world):
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_large_tables_are_sampled(world, monkeypatch):
     world.insert()
-    columns = ", ".join(column.name for column in Media.__table__.c if column.name != "id")
+    columns = ", ".join(column.name for column in Media.c if column.name != "id")
     with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(
             f"INSERT INTO media (id, {columns})"

@@ -213,7 +213,7 @@ class Machine(RuleBasedStateMachine):
 
     def _rows(self) -> dict[UUID, Any]:
         with self.world.engine.connect() as connection:
-            return {row.id: row for row in connection.execute(sa.select(Media.__table__))}
+            return {row.id: row for row in connection.execute(sa.select(Media))}
 
     def _attempt(self, act: Any, media_id: UUID) -> None:
         with suppress(MediaError):

@@ -150,8 +150,8 @@ def test_neither_answers_nor_due_work_wait_for_the_other(world, listener, amqp):
 
     def progress():
         return (
-            world.count(Media.status == "ready", Media.deleted_at.is_(None)),
-            world.count(Media.id.in_(due), Media.attempt == 1),
+            world.count(Media.c.status == "ready", Media.c.deleted_at.is_(None)),
+            world.count(Media.c.id.in_(due), Media.c.attempt == 1),
             world.is_empty(doomed),
         )
 
@@ -242,13 +242,13 @@ def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest_to_others(
     thread = threading.Thread(target=listener.run)
     thread.start()
     wait_until(
-        lambda: world.count(Media.status == "ready") > 0,
+        lambda: world.count(Media.c.status == "ready") > 0,
         seconds=20,
         what="the first answer",
     )
     listener.stop()
     thread.join()
-    left = world.count(Media.status == "processing")
+    left = world.count(Media.c.status == "processing")
     wait_until(lambda: count(amqp, RESULTS_QUEUE) == left, seconds=10, what="the rest to be back")
 
 
@@ -397,7 +397,7 @@ def hold(world):
     @contextmanager
     def hold(media_id):
         with world.lifecycle.rows.begin() as holder:
-            holder.execute(sa.select(Media.id).where(Media.id == media_id).with_for_update())
+            holder.execute(sa.select(Media.c.id).where(Media.c.id == media_id).with_for_update())
             yield
 
     return hold

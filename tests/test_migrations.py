@@ -13,7 +13,7 @@ from alembic.util import CommandError
 
 from config.settings import Settings
 from mediaservice import PROJECT, add_commands, create_app
-from mediaservice.models import Base, Media
+from mediaservice.models import Media
 
 SPECIFIED_COLUMNS = {
     "id": ("UUID", False),
@@ -80,8 +80,8 @@ def test_check_constraints_and_index_conditions_are_those_of_the_models(app):
     """What alembic's comparison leaves out: conditions, as the database itself spells them."""
     flask_migrate.upgrade()
     migrated = described(engine_of(app))
-    Base.metadata.drop_all(engine_of(app))
-    Base.metadata.create_all(engine_of(app))
+    Media.metadata.drop_all(engine_of(app))
+    Media.metadata.create_all(engine_of(app))
     assert migrated == described(engine_of(app))
     assert len(migrated["checks"]) == 7
     assert len(migrated["indexes"]) >= 7

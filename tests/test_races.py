@@ -307,7 +307,7 @@ def test_what_somebody_else_holds_is_passed_over_without_waiting(worlds, task):
         "retry": lambda: another.processing.retry_failed(10, failed_before=another.now()),
     }[task]
     with one.lifecycle.rows.begin() as connection:
-        lock = sa.select(Media.id).where(Media.id == held).with_for_update()
+        lock = sa.select(Media.c.id).where(Media.c.id == held).with_for_update()
         assert connection.scalar(lock) == held
         assert do() == 1, "waiting would never end"
     assert [do(), do()] == [1, 0]

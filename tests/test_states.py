@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from mediaservice.models import Base, Media
+from mediaservice.models import Media
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
 ARCHITECTURE = Path(__file__).resolve().parent.parent / "docs" / "architecture.md"
@@ -26,7 +26,7 @@ def documented_table() -> dict[str, tuple[str, str, str]]:
 
 
 def check_constraint(name: str) -> str:
-    (found,) = (c for c in Media.__table__.constraints if c.name == name)
+    (found,) = (c for c in Media.constraints if c.name == name)
     assert isinstance(found, sa.CheckConstraint)
     return str(found.sqltext)
 
@@ -91,7 +91,7 @@ def test_the_database_accepts_exactly_the_values_of_the_enum(
 )
 def test_the_database_refuses_an_impossible_media(values: dict[str, object]):
     engine = sa.create_engine("sqlite://")
-    Base.metadata.create_all(engine)
+    Media.metadata.create_all(engine)
     possible = {
         "id": uuid4(),
         "owner_id": uuid4(),

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 import mediaworker.__main__
 import worker_listener
 from config.settings import Settings
-from mediaservice import create_app, tracing
+from mediaservice import create_app, process, tracing
 from mediaservice.listener import Listener
 from mediaservice.models import Media
 from mediaservice.tracing import MessageSpan, current_traceparent, set_up_tracing
@@ -62,7 +62,7 @@ def complete(app, seaweedfs, **headers):
     assert answer.status_code == 202
     engine = app.extensions["media"].lifecycle.rows.engine
     with engine.connect() as connection:
-        return connection.scalar(sa.select(Media.traceparent).where(Media.id == UUID(media_id)))
+        return connection.scalar(sa.select(Media.c.traceparent).where(Media.c.id == UUID(media_id)))
 
 
 def test_the_row_keeps_the_trace_of_the_completing_request(exporter, make_app, seaweedfs):
@@ -141,9 +141,9 @@ def test_what_is_left_is_exported_even_if_a_loop_crashes(entry, loop, monkeypatc
 
     stopped = []
     monkeypatch.setattr(loop, "run", crash)
-    monkeypatch.setattr(entry, "stop_tracing", lambda: stopped.append(entry))
+    monkeypatch.setattr(process, "stop_tracing", lambda: stopped.append(entry))
     # The tests' own process keeps its logs and signals.
-    monkeypatch.setattr(entry, "configure_logging", lambda _settings: None)
+    monkeypatch.setattr(process, "configure_logging", lambda _settings: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     for name, value in environment(BROKER_URL="amqp://guest:guest@127.0.0.1:9/").items():
         monkeypatch.setenv(name, value)

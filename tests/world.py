@@ -181,7 +181,7 @@ class World:
     def set(self, media_id: UUID, **values: Any) -> None:
         """Write columns of a row, past every rule."""
         with self.engine.begin() as connection:
-            connection.execute(sa.update(Media).where(Media.id == media_id).values(**values))
+            connection.execute(sa.update(Media).where(Media.c.id == media_id).values(**values))
 
     def insert(self, **values: Any) -> UUID:
         """Insert a media that is due for its first attempt, without any object."""

@@ -33,7 +33,7 @@ class Backlog:
         Of each index no more than the first MAX_COUNTED due rows are looked at, so that looking
         stays cheap when it matters most: a count may be too low then, the oldest age never is.
         """
-        jobs = case((Media.attempts_left > 0, "dispatch"), else_="give_up")
+        jobs = case((Media.c.attempts_left > 0, "dispatch"), else_="give_up")
         housekeeping = case((text(IS_PENDING), "expire"), else_="purge")
         found = {
             row.kind: DueWork(row.media, (row.now - row.oldest).total_seconds())
@@ -45,9 +45,9 @@ class Backlog:
 
 def _due(condition: str, kind: ColumnElement[str]) -> Select[tuple[str, int]]:
     first = (
-        select(kind.label("kind"), Media.due_at)
+        select(kind.label("kind"), Media.c.due_at)
         .where(text(condition), IS_DUE)
-        .order_by(Media.due_at)
+        .order_by(Media.c.due_at)
         .limit(MAX_COUNTED)
         .subquery()
     )

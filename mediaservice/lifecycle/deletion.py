@@ -48,9 +48,9 @@ class Deletion:
         """
         deleted = self._rows.execute(
             transition(Event.DELETE_REQUESTED)
-            .where(Media.id == media_id, Media.owner_id == caller)
+            .where(Media.c.id == media_id, Media.c.owner_id == caller)
             .values(deleted_at=now_plus(0), due_at=now_plus(0))
-            .returning(Media.id)
+            .returning(Media.c.id)
         )
         if deleted:
             log_transition(Event.DELETE_REQUESTED, media_id)
@@ -64,16 +64,16 @@ class Deletion:
         """Delete up to `limit` failed media whose retention is over; return how many."""
         over = due_media(
             text(AWAITS_HOUSEKEEPING),
-            Media.status == Status.FAILED,
+            Media.c.status == Status.FAILED,
             NOT_DELETED,
-            Media.updated_at <= now_plus(-self._failed_retention.total_seconds()),
+            Media.c.updated_at <= now_plus(-self._failed_retention.total_seconds()),
             limit=limit,
         )
         retired = self._rows.execute(
             transition(Event.DELETE_REQUESTED)
-            .where(Media.id.in_(over))
+            .where(Media.c.id.in_(over))
             .values(deleted_at=now_plus(0), due_at=now_plus(0))
-            .returning(Media.id)
+            .returning(Media.c.id)
         )
         for row in retired:
             log_transition(Event.DELETE_REQUESTED, row.id, reason="retention")
@@ -84,16 +84,16 @@ class Deletion:
         due = due_media(
             text(AWAITS_HOUSEKEEPING),
             or_(
-                Media.deleted_at.is_not(None),
-                Media.status == Status.READY,
+                Media.c.deleted_at.is_not(None),
+                Media.c.status == Status.READY,
                 # Once pinned, a failed media may yet succeed: it is purged as a tombstone only.
-                and_(Media.status == Status.FAILED, Media.raw_etag.is_(None)),
+                and_(Media.c.status == Status.FAILED, Media.c.raw_etag.is_(None)),
             ),
             limit=limit,
         )
         claimed = self._rows.execute(
             update(Media)
-            .where(Media.id.in_(due))
+            .where(Media.c.id.in_(due))
             .values(due_at=now_plus(PURGE_LEASE_SECONDS))
             .returning(*COLUMNS, now_plus(0).label("claimed_at"))
         )
@@ -129,9 +129,9 @@ class Deletion:
         self._rows.execute(
             update(Media)
             .where(
-                Media.id == media_id,
-                Media.status == Status.READY,
-                Media.due_at.is_(None),
+                Media.c.id == media_id,
+                Media.c.status == Status.READY,
+                Media.c.due_at.is_(None),
                 NOT_DELETED,
             )
             .values(due_at=now_plus(0))
@@ -153,4 +153,4 @@ class Deletion:
 
 def _lease_of(row: MediaRow) -> ColumnElement[bool]:
     """Return the condition that nobody has changed what is due since `row` was claimed."""
-    return and_(Media.id == row.id, Media.due_at == row.due_at)
+    return and_(Media.c.id == row.id, Media.c.due_at == row.due_at)

@@ -44,12 +44,12 @@ from mediaservice.storage import Storage
 MAIN_VARIANT = "main"
 MAX_BACKOFF_SECONDS = 3600
 _JOB_COLUMNS = (
-    Media.id,
-    Media.attempt,
-    Media.raw_key,
-    Media.raw_etag,
-    Media.content_type,
-    Media.size_bytes,
+    Media.c.id,
+    Media.c.attempt,
+    Media.c.raw_key,
+    Media.c.raw_etag,
+    Media.c.content_type,
+    Media.c.size_bytes,
     now_plus(0).label("requested_at"),
 )
 
@@ -102,21 +102,21 @@ class Processing:
         The attempt is counted, and its time runs, from here on: if this process dies before it
         publishes, the media is due again when the time is up.
         """
-        due = due_media(text(AWAITS_WORKER), Media.attempts_left > 0, limit=limit)
+        due = due_media(text(AWAITS_WORKER), Media.c.attempts_left > 0, limit=limit)
         claimed = self._rows.execute(
             update(Media)
-            .where(Media.id.in_(due), text(AWAITS_WORKER))
+            .where(Media.c.id.in_(due), text(AWAITS_WORKER))
             .values(
-                attempt=Media.attempt + 1,
-                attempts_left=Media.attempts_left - 1,
+                attempt=Media.c.attempt + 1,
+                attempts_left=Media.c.attempts_left - 1,
                 due_at=now_plus(self._settings.processing_timeout_seconds),
             )
             .returning(
                 *_JOB_COLUMNS,
-                Media.request_id,
-                Media.traceparent,
-                Media.error_code,
-                Media.due_at,
+                Media.c.request_id,
+                Media.c.traceparent,
+                Media.c.error_code,
+                Media.c.due_at,
             )
         )
         self._forget_failures([row for row in claimed if row.error_code is not None])
@@ -137,8 +137,8 @@ class Processing:
         """
         self._rows.execute(
             update(Media)
-            .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
-            .values(attempt=Media.attempt - 1)
+            .where(Media.c.id == job.media_id, text(AWAITS_WORKER), Media.c.attempt == job.attempt)
+            .values(attempt=Media.c.attempt - 1)
         )
 
     def give_back(self, claim: Claim, *, delay_seconds: float) -> None:
@@ -146,10 +146,10 @@ class Processing:
         job = claim.job
         self._rows.execute(
             update(Media)
-            .where(Media.id == job.media_id, text(AWAITS_WORKER), Media.attempt == job.attempt)
+            .where(Media.c.id == job.media_id, text(AWAITS_WORKER), Media.c.attempt == job.attempt)
             .values(
-                attempt=Media.attempt - 1,
-                attempts_left=Media.attempts_left + 1,
+                attempt=Media.c.attempt - 1,
+                attempts_left=Media.c.attempts_left + 1,
                 error_code=claim.error_code,
                 due_at=now_plus(delay_seconds),
             )
@@ -157,12 +157,12 @@ class Processing:
 
     def give_up(self, limit: int) -> int:
         """Fail up to `limit` media whose last attempt has timed out; return how many."""
-        overdue = due_media(text(AWAITS_WORKER), Media.attempts_left == 0, limit=limit)
+        overdue = due_media(text(AWAITS_WORKER), Media.c.attempts_left == 0, limit=limit)
         failed = self._rows.execute(
             transition(Event.ATTEMPTS_EXHAUSTED)
-            .where(Media.id.in_(overdue))
+            .where(Media.c.id.in_(overdue))
             .values(error_code=errors.PROCESSING_TIMEOUT, due_at=self._failed_due_at())
-            .returning(Media.id, Media.request_id)
+            .returning(Media.c.id, Media.c.request_id)
         )
         log_transitions(Event.ATTEMPTS_EXHAUSTED, failed)
         return len(failed)
@@ -236,26 +236,26 @@ class Processing:
         is not taken again.
         """
         failed = (
-            select(Media.id)
+            select(Media.c.id)
             .where(
                 text(AWAITS_HOUSEKEEPING),
-                Media.due_at.is_not(None),  # as every failed media's is: there is an index
-                Media.status == Status.FAILED,
-                Media.raw_etag.is_not(None),
-                Media.updated_at < failed_before,
+                Media.c.due_at.is_not(None),  # as every failed media's is: there is an index
+                Media.c.status == Status.FAILED,
+                Media.c.raw_etag.is_not(None),
+                Media.c.updated_at < failed_before,
                 NOT_DELETED,
             )
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         if error_code is not None:
-            failed = failed.where(Media.error_code == error_code)
+            failed = failed.where(Media.c.error_code == error_code)
         taken = failed.cte("failed")
         retried = self._rows.execute(
             transition(Event.RETRY_REQUESTED)
-            .where(Media.id.in_(select(taken.c.id)))
+            .where(Media.c.id.in_(select(taken.c.id)))
             .values(**fresh_attempts(self._settings.max_attempts))
-            .returning(Media.id)
+            .returning(Media.c.id)
         )
         for row in retried:
             log_transition(Event.RETRY_REQUESTED, row.id)
@@ -269,7 +269,7 @@ class Processing:
         MEDIA_NOT_FOUND, or REPROCESSING_NOT_POSSIBLE.
         """
         rows = self._rows.execute(
-            select(*_JOB_COLUMNS, Media.status).where(Media.id == media_id, NOT_DELETED)
+            select(*_JOB_COLUMNS, Media.c.status).where(Media.c.id == media_id, NOT_DELETED)
         )
         if not rows:
             raise MediaError(errors.MEDIA_NOT_FOUND)
@@ -299,7 +299,9 @@ class Processing:
         if claimed:
             self._rows.execute(
                 update(Media)
-                .where(Media.id.in_([row.id for row in claimed]), Media.due_at == claimed[0].due_at)
+                .where(
+                    Media.c.id.in_([row.id for row in claimed]), Media.c.due_at == claimed[0].due_at
+                )
                 .values(error_code=None)
             )
 
@@ -311,7 +313,7 @@ class Processing:
             stray = {
                 media_id
                 for media_id in sorted(media_ids)
-                if connection.execute(self._rows.tombstone(media_id).returning(Media.id)).first()
+                if connection.execute(self._rows.tombstone(media_id).returning(Media.c.id)).first()
             }
         for media_id in stray:
             log.warning("stray_result", media_id=str(media_id))
@@ -333,7 +335,7 @@ class Processing:
         days = self._settings.raw_retention_days
         return (
             transition(Event.PROCESSED)
-            .where(Media.id == records.c.media_id)
+            .where(Media.c.id == records.c.media_id)
             .values(
                 public_key=records.c.public_key,
                 width=records.c.width,
@@ -345,7 +347,10 @@ class Processing:
                 due_at=now_plus(timedelta(days=days).total_seconds()) if days else None,
             )
             .returning(
-                Media.id, Media.request_id, Media.processed_at, Media.processing_requested_at
+                Media.c.id,
+                Media.c.request_id,
+                Media.c.processed_at,
+                Media.c.processing_requested_at,
             )
         )
 
@@ -360,19 +365,19 @@ class Processing:
             retry_seconds=Double(),
         )
         statement = transition(event).where(
-            Media.id == records.c.media_id,
-            or_(records.c.attempt.is_(None), records.c.attempt == Media.attempt),
+            Media.c.id == records.c.media_id,
+            or_(records.c.attempt.is_(None), records.c.attempt == Media.c.attempt),
         )
         if event is Event.ATTEMPT_FAILED:
             return (
-                statement.where(records.c.retryable, Media.attempts_left > 0)
+                statement.where(records.c.retryable, Media.c.attempts_left > 0)
                 .values(error_code=records.c.error_code, due_at=now_plus(records.c.retry_seconds))
-                .returning(Media.id, Media.request_id)
+                .returning(Media.c.id, Media.c.request_id)
             )
         return (
-            statement.where(or_(~records.c.retryable, Media.attempts_left == 0))
+            statement.where(or_(~records.c.retryable, Media.c.attempts_left == 0))
             .values(error_code=records.c.error_code, due_at=self._failed_due_at())
-            .returning(Media.id, Media.request_id)
+            .returning(Media.c.id, Media.c.request_id)
         )
 
     def _failure_record(self, result: FailedResult) -> dict[str, Any]:

@@ -37,11 +37,11 @@ MediaRow = Row[Any]
 """A row of `media`; its attributes are the columns and `upload_expired`."""
 
 COLUMNS = (
-    *Media.__table__.c,
-    (Media.upload_expires_at < now_plus(0)).label("upload_expired"),
+    *Media.c,
+    (Media.c.upload_expires_at < now_plus(0)).label("upload_expired"),
 )
-NOT_DELETED = Media.deleted_at.is_(None)
-IS_DUE = Media.due_at <= now_plus(0)
+NOT_DELETED = Media.c.deleted_at.is_(None)
+IS_DUE = Media.c.due_at <= now_plus(0)
 NOBODY = UUID(int=0)
 """The owner of tombstones for objects that have no row."""
 _SCAN_BATCH = 1000
@@ -52,7 +52,7 @@ class Rows:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._find = self.prepare(select(*COLUMNS).where(Media.id == bindparam("media_id")))
+        self._find = self.prepare(select(*COLUMNS).where(Media.c.id == bindparam("media_id")))
         self._pages: dict[frozenset[str], Prepared] = {}
         isolation = "READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"
         self.transactions = engine.execution_options(isolation_level=isolation)
@@ -90,7 +90,7 @@ class Rows:
         after = UUID(int=0)
         while True:
             rows = self.execute(
-                select(*COLUMNS).where(Media.id > after).order_by(Media.id).limit(_SCAN_BATCH)
+                select(*COLUMNS).where(Media.c.id > after).order_by(Media.c.id).limit(_SCAN_BATCH)
             )
             yield from rows
             if len(rows) < _SCAN_BATCH:
@@ -146,7 +146,7 @@ class Rows:
 
     def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
         """Apply an event to one media; return its new row, or None where it does not apply."""
-        statement = transition(event).where(Media.id == media_id).values(**values)
+        statement = transition(event).where(Media.c.id == media_id).values(**values)
         return changed_row(event, self.execute(statement.returning(*COLUMNS)))
 
     def tombstone(self, media_id: UUID) -> Insert:
@@ -176,7 +176,7 @@ class Rows:
             .on_conflict_do_update(
                 index_elements=["id"],
                 set_={"due_at": now},
-                where=Media.deleted_at.is_not(None),
+                where=Media.c.deleted_at.is_not(None),
             )
         )
 
@@ -184,15 +184,15 @@ class Rows:
 def _page_statement(filters: Container[str]) -> Select[Any]:
     """Return the statement of `Rows.page` with these of its optional filters."""
     conditions = {
-        "owner_type": Media.owner_type == bindparam("owner_type"),
-        "status": Media.status == bindparam("status"),
-        "before": Media.id < bindparam("before"),
+        "owner_type": Media.c.owner_type == bindparam("owner_type"),
+        "status": Media.c.status == bindparam("status"),
+        "before": Media.c.id < bindparam("before"),
     }
     return (
         select(*COLUMNS)
-        .where(Media.owner_id == bindparam("owner_id"), NOT_DELETED)
+        .where(Media.c.owner_id == bindparam("owner_id"), NOT_DELETED)
         .where(*(condition for name, condition in conditions.items() if name in filters))
-        .order_by(Media.id.desc())
+        .order_by(Media.c.id.desc())
         .limit(bindparam("page_size", type_=Integer()))
     )
 
@@ -205,9 +205,9 @@ def raw_key(media_id: UUID) -> str:
 def transition(event: Event) -> Update:
     """Return the conditional UPDATE of an event; the caller narrows it and adds values."""
     rule = TRANSITIONS[event]
-    statement = update(Media).where(NOT_DELETED, Media.status.in_(rule.sources))
+    statement = update(Media).where(NOT_DELETED, Media.c.status.in_(rule.sources))
     if rule.pinned_only:
-        statement = statement.where(Media.raw_etag.is_not(None))
+        statement = statement.where(Media.c.raw_etag.is_not(None))
     if rule.target is not None:
         statement = statement.values(status=rule.target)
     return statement.values(updated_at=now_plus(0))
@@ -229,9 +229,9 @@ def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Sele
     PostgreSQL runs it once: a plain subquery may run, and lock `limit` more, for every row joined.
     """
     due = (
-        select(Media.id)
+        select(Media.c.id)
         .where(*conditions, IS_DUE)
-        .order_by(Media.due_at)
+        .order_by(Media.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")

@@ -40,7 +40,7 @@ class Statistics:
         """Return how many media are in each status."""
         total = self.count()
         factor = max(1.0, total / EXACT_UP_TO)
-        source = Media.__table__
+        source = Media
         if factor > 1 and self._rows.is_postgresql:
             sampled = tablesample(source, func.system(literal_column(f"{100 / factor:.6f}")))
             statement = select(sampled.c.status, func.count().label("media")).where(
@@ -49,8 +49,8 @@ class Statistics:
             found = self._rows.execute(statement.group_by(sampled.c.status))
         else:
             factor = 1.0
-            statement = select(Media.status, func.count().label("media")).where(NOT_DELETED)
-            found = self._rows.execute(statement.group_by(Media.status))
+            statement = select(Media.c.status, func.count().label("media")).where(NOT_DELETED)
+            found = self._rows.execute(statement.group_by(Media.c.status))
         counts = {str(status): 0 for status in Status}
         counts |= {row.status: round(row.media * factor) for row in found}
         return StatusCounts(counts, factor == 1)
@@ -59,31 +59,31 @@ class Statistics:
         """Return how many deleted media have not been purged for good."""
         # A tombstone is always due some time: the index of what is due has them all.
         statement = select(func.count().label("media")).where(
-            text(AWAITS_HOUSEKEEPING), Media.due_at.is_not(None), Media.deleted_at.is_not(None)
+            text(AWAITS_HOUSEKEEPING), Media.c.due_at.is_not(None), Media.c.deleted_at.is_not(None)
         )
         return int(self._rows.execute(statement)[0].media)
 
     def attempts(self) -> dict[int, int]:
         """Return how many media are being processed, by how often they were given to a worker."""
         statement = (
-            select(Media.attempt, func.count().label("media"))
-            .where(text(AWAITS_WORKER), Media.due_at.is_not(None))
-            .group_by(Media.attempt)
-            .order_by(Media.attempt)
+            select(Media.c.attempt, func.count().label("media"))
+            .where(text(AWAITS_WORKER), Media.c.due_at.is_not(None))
+            .group_by(Media.c.attempt)
+            .order_by(Media.c.attempt)
         )
         return {row.attempt: row.media for row in self._rows.execute(statement)}
 
     def failures(self) -> dict[str, int]:
         """Return how many media have failed and are still kept, by error code, most first."""
         statement = (
-            select(Media.error_code, func.count().label("media"))
+            select(Media.c.error_code, func.count().label("media"))
             .where(
                 text(AWAITS_HOUSEKEEPING),
-                Media.due_at.is_not(None),
-                Media.status == Status.FAILED,
+                Media.c.due_at.is_not(None),
+                Media.c.status == Status.FAILED,
                 NOT_DELETED,
             )
-            .group_by(Media.error_code)
-            .order_by(func.count().desc(), Media.error_code)
+            .group_by(Media.c.error_code)
+            .order_by(func.count().desc(), Media.c.error_code)
         )
         return {row.error_code: row.media for row in self._rows.execute(statement)}

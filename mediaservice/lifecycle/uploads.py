@@ -166,9 +166,9 @@ class Uploads:
         """Fail up to `limit` uploads whose deadline has passed; return how many."""
         expired = self._rows.execute(
             transition(Event.UPLOAD_EXPIRED)
-            .where(Media.id.in_(due_media(text(IS_PENDING), limit=limit)))
+            .where(Media.c.id.in_(due_media(text(IS_PENDING), limit=limit)))
             .values(error_code=errors.UPLOAD_EXPIRED.code, due_at=now_plus(0))
-            .returning(Media.id)
+            .returning(Media.c.id)
         )
         for row in expired:
             log_transition(Event.UPLOAD_EXPIRED, row.id)
@@ -204,7 +204,7 @@ class Uploads:
 
     def _insert_statement(self) -> Executable:
         """Return the statement that inserts a pending row if its owner may have one more."""
-        columns = Media.__table__.c
+        columns = Media.c
         values: dict[str, ColumnElement[Any]] = {
             name: bindparam(name, type_=columns[name].type) for name in _DECLARED
         }
@@ -216,9 +216,9 @@ class Uploads:
             "attempts_left": literal(0),
             **self._deadlines(),
         }
-        pending = (Media.owner_id == values["owner_id"], text(IS_UNFINISHED))
+        pending = (Media.c.owner_id == values["owner_id"], text(IS_UNFINISHED))
         count = select(func.count()).where(*pending).scalar_subquery()
-        size = select(func.coalesce(func.sum(Media.size_bytes), 0)).where(*pending)
+        size = select(func.coalesce(func.sum(Media.c.size_bytes), 0)).where(*pending)
         source = select(*values.values()).where(
             count < self._settings.max_pending_uploads,
             size.scalar_subquery() + values["size_bytes"] <= self._settings.max_pending_bytes,
@@ -228,16 +228,16 @@ class Uploads:
             .from_select(list(values), source)
             .on_conflict_do_nothing(
                 index_elements=["owner_id", "idempotency_key"],
-                index_where=Media.idempotency_key.is_not(None),
+                index_where=Media.c.idempotency_key.is_not(None),
             )
-            .returning(Media.id, Media.raw_key, Media.upload_expires_at)
+            .returning(Media.c.id, Media.c.raw_key, Media.c.upload_expires_at)
         )
 
     def _completion_statement(self) -> Executable:
         """Return the statement that pins an upload's bytes and makes its job due."""
         return (
             transition(Event.UPLOAD_COMPLETED)
-            .where(Media.id == bindparam("media_id"))
+            .where(Media.c.id == bindparam("media_id"))
             .values(
                 raw_etag=bindparam("found_etag", type_=Text),
                 content_type=bindparam("found_type", type_=Text),
@@ -253,26 +253,26 @@ class Uploads:
         if request.idempotency_key is None:
             raise _too_many_pending(self._settings)
         mine = (
-            Media.owner_id == request.owner_id,
-            Media.idempotency_key == request.idempotency_key,
+            Media.c.owner_id == request.owner_id,
+            Media.c.idempotency_key == request.idempotency_key,
         )
         renewed = self._rows.execute(
             update(Media)
             .where(
                 *mine,
-                Media.status == Status.PENDING,
+                Media.c.status == Status.PENDING,
                 NOT_DELETED,
-                Media.owner_type == request.owner_type,
-                Media.content_type == request.content_type,
-                Media.size_bytes == request.size_bytes,
-                Media.checksum_sha256.is_not_distinct_from(request.checksum_sha256),
+                Media.c.owner_type == request.owner_type,
+                Media.c.content_type == request.content_type,
+                Media.c.size_bytes == request.size_bytes,
+                Media.c.checksum_sha256.is_not_distinct_from(request.checksum_sha256),
             )
             .values(**self._deadlines())
             .returning(*COLUMNS)
         )
         if renewed:
             return renewed[0]
-        if self._rows.execute(select(Media.id).where(*mine)):
+        if self._rows.execute(select(Media.c.id).where(*mine)):
             raise MediaError(errors.IDEMPOTENCY_KEY_REUSED)
         raise _too_many_pending(self._settings)
 

@@ -24,7 +24,7 @@ from devstack.process import Process, find_free_ports
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.database import create_database_engine
-from mediaservice.models import Base
+from mediaservice.models import Media
 from mediaservice.storage import Storage
 from tests.builders import environment
 from tests.npm import install
@@ -85,7 +85,7 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
     )
     settings = Settings.from_environ(environ)
     engine = create_database_engine(settings.database_url)
-    Base.metadata.create_all(engine)
+    Media.metadata.create_all(engine)
     engine.dispose()
 
     def web_is_ready() -> bool:
