@@ -200,14 +200,32 @@ def store_client(seaweedfs: SeaweedFS) -> Any:
 
 
 @pytest.fixture
+def database_url(postgresql_url: str) -> str:
+    """Where worlds keep their rows; a test module may choose otherwise."""
+    return postgresql_url
+
+
+@pytest.fixture
+def store_environ(seaweedfs: SeaweedFS) -> dict[str, str]:
+    """The variables of the store of worlds; a test module may choose `own_store_environ`."""
+    return store_environment(seaweedfs)
+
+
+@pytest.fixture
+def own_store_environ(seaweedfs: SeaweedFS, buckets: dict[str, str]) -> dict[str, str]:
+    """The variables of a store with nothing in it, for what looks at all there is."""
+    return {**store_environment(seaweedfs), **buckets}
+
+
+@pytest.fixture
 def make_world(
-    environ: dict[str, str], database_url: str, seaweedfs: SeaweedFS, store_client: Any
+    environ: dict[str, str], database_url: str, store_environ: dict[str, str], store_client: Any
 ) -> Iterator[Callable[..., World]]:
-    """Make worlds on one database and store; `database_url` is for each test module to choose."""
+    """Make worlds on one database and store."""
     made = []
 
     def make(**variables: str) -> World:
-        service = {**environ, **store_environment(seaweedfs), **SETTINGS}
+        service = {**environ, **store_environ, **SETTINGS}
         made.append(World({**service, "DATABASE_URL": database_url, **variables}, store_client))
         return made[-1]
 
@@ -234,6 +252,11 @@ def make_listener(amqp: BlockingChannel, rabbitmq: RabbitMQ) -> Iterator[Callabl
     yield make
     for broker in made:
         broker.close()
+
+
+@pytest.fixture
+def listener(make_listener: Callable[..., Listener], world: World) -> Listener:
+    return make_listener(world)
 
 
 @pytest.fixture(scope="module")

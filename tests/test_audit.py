@@ -8,7 +8,7 @@ import pytest
 from mediaservice.audit import Audit, Kind, ListingOutOfOrder
 from mediaservice.messages import Variant, public_prefix
 from mediaservice.storage import StoreUnavailable
-from tests.world import World, failed, processed, store_environment
+from tests.world import failed, processed
 
 LONG_AGO = 10_000
 MIN_AGE_SECONDS = 3600
@@ -20,23 +20,8 @@ def database_url(request):
 
 
 @pytest.fixture
-def make_world(environ, database_url, seaweedfs, store_client, buckets):
-    made = []
-
-    def make(**variables):
-        database = {"DATABASE_URL": database_url}
-        store = {**store_environment(seaweedfs), **buckets}
-        made.append(World({**environ, **store, **database, **variables}, store_client))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
-
-
-@pytest.fixture
-def world(make_world):
-    return make_world()
+def store_environ(own_store_environ):
+    return own_store_environ
 
 
 def audit(world, *, min_age_seconds=0, **options):

@@ -31,7 +31,6 @@ from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import ORIGIN, UNKNOWN_ID, jpeg, png
 from tests.service import measured
-from tests.world import World, store_environment
 
 COMMANDS = (
     ["init"],
@@ -57,24 +56,13 @@ def _log_to_stderr():
 
 
 @pytest.fixture
-def make_world(environ, seaweedfs, store_client, buckets):
-    made = []
-
-    def make(**variables):
-        store = {**store_environment(seaweedfs), **buckets}
-        environment = {**environ, **store, **variables}
-        made.append(World(environment, store_client))
-        made[-1].environ = environment
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
+def database_url(sqlite_url):
+    return sqlite_url
 
 
 @pytest.fixture
-def world(make_world):
-    return make_world()
+def store_environ(own_store_environ):
+    return own_store_environ
 
 
 @pytest.fixture

@@ -71,19 +71,19 @@ class Patient:
 
 
 @pytest.fixture
-def make_patient(environ, tmp_path, seaweedfs, buckets):
+def make_patient(environ, tmp_path, seaweedfs, own_store_environ):
     made = []
 
     def make(**variables):
-        store = {**store_environment(seaweedfs), **buckets}
+        cdn_base_url = f"{seaweedfs.endpoint}/{own_store_environ['S3_PUBLIC_BUCKET']}"
         made.append(
             Patient(
                 {
                     **environ,
                     "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}",
                     "WEB_ORIGINS": f"{ORIGIN},{OTHER_ORIGIN}",
-                    "CDN_BASE_URL": f"{seaweedfs.endpoint}/{buckets['S3_PUBLIC_BUCKET']}",
-                    **store,
+                    "CDN_BASE_URL": cdn_base_url,
+                    **own_store_environ,
                     **variables,
                 }
             )

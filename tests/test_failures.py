@@ -32,16 +32,6 @@ TURNS = 5
 
 
 @pytest.fixture
-def database_url(postgresql_url):
-    return postgresql_url
-
-
-@pytest.fixture
-def listener(make_listener, world):
-    return make_listener(world)
-
-
-@pytest.fixture
 def make_web():
     """Make the API's client over a world."""
     engines = []

@@ -220,11 +220,6 @@ class Machine(RuleBasedStateMachine):
             act(media_id)
 
 
-@pytest.fixture
-def database_url(postgresql_url: str) -> str:
-    return postgresql_url
-
-
 @pytest.mark.timeout(600)  # which a failure needs, to be told in the fewest steps
 def test_no_order_of_events_breaks_a_rule(world: World):
     run_state_machine_as_test(

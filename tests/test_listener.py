@@ -38,16 +38,6 @@ from tests.queues import answer, count, put, run_until, take
 from tests.world import failed, processed
 
 
-@pytest.fixture
-def database_url(postgresql_url):
-    return postgresql_url
-
-
-@pytest.fixture
-def listener(make_listener, world):
-    return make_listener(world)
-
-
 def test_a_due_job_is_published_with_its_request_id(world, listener, amqp):
     media_id = world.pending()
     world.uploads.complete(media_id, caller=world.owner, request_id="trace-7")

@@ -22,11 +22,6 @@ ROUNDS = 8
 
 
 @pytest.fixture
-def database_url(postgresql_url):
-    return postgresql_url
-
-
-@pytest.fixture
 def worlds(make_world):
     """Two services, as two processes would be."""
     return make_world(), make_world()

@@ -46,11 +46,6 @@ def other(postgresql_url):
         yield connection
 
 
-@pytest.fixture
-def database_url(postgresql_url):
-    return postgresql_url
-
-
 @pytest.fixture(params=["run", "run_alone"])
 def divide(request, engine):
     """A statement that fails when 60 is divided by 0, and tells its connection's process."""

@@ -62,6 +62,7 @@ class World:
     """One service's state, as a test sets it up and looks at it."""
 
     def __init__(self, environ: Mapping[str, str], client: Any) -> None:
+        self.environ = dict(environ)
         self.settings = Settings.from_environ(environ)
         self.client = client
         self.storage = Storage(self.settings)

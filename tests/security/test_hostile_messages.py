@@ -1,8 +1,6 @@
 """A worker gone bad: what it says moves no media but its own job's, and the loop lives on."""
 
 import json
-import threading
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,8 +8,7 @@ import pika
 import pytest
 
 from devstack.process import wait_until
-from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
-from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE
 from mediaservice.listener import Listener
 from mediaservice.messages import (
     MEDIA_FAILED,
@@ -25,19 +22,6 @@ from mediaservice.messages import (
 from tests.builders import UNKNOWN_ID, jpeg
 from tests.queues import count, put
 from tests.world import World, processed
-
-
-@pytest.fixture
-def database_url(postgresql_url: str) -> str:
-    return postgresql_url
-
-
-@pytest.fixture
-def listener(world: World, amqp: Any, rabbitmq: Any) -> Iterator[Listener]:
-    stopping = threading.Event()
-    broker = RabbitMQ(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait)
-    yield Listener(world.lifecycle, broker, stopping, poll_seconds=0.02)
-    broker.close()
 
 
 def malformed(own: UUID, victim: UUID) -> dict[str, tuple[str, bytes]]:
