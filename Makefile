@@ -37,8 +37,9 @@ chaos: venv ## Break everything while it is used, then check the books (N=300 SE
 .PHONY: bench
 bench: venv ## Measure it all beside references (ROWS=10000 PHOTOS=folder ARGS=--help)
 	@scripts/make-venv requirements-bench.txt
+	@VENV=var/deployed scripts/make-venv requirements.txt requirements-worker.txt
 	@scripts/install-test-services
-	$(python) -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
+	$(python) -m benchmarks --python var/deployed/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style and types

@@ -39,16 +39,26 @@ BENCHMARKS: Final[dict[str, Callable[[Options, Stack], list[Figure]]]] = {
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of originals, instead of made-up ones.",
 )
+@click.option(
+    "--python",
+    default=sys.executable,
+    help="Interpreter of the service's processes, in an environment like a deployment's.",
+)
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(
-    only: tuple[str, ...], rounds: int, rows: int, photos: Path | None, path: Path | None
+    only: tuple[str, ...],
+    rounds: int,
+    rows: int,
+    photos: Path | None,
+    python: str,
+    path: Path | None,
 ) -> None:
     """Measure the service beside others that do the same work, on this machine alone.
 
     Every figure is a ratio to a reference of the same run: sides take turns, and medians of their
     rounds are shown. A goal that is not reached is marked MISS.
     """
-    options = Options(rounds=rounds, rows=rows, photos=photos)
+    options = Options(rounds=rounds, rows=rows, photos=photos, python=str(Path(python).absolute()))
     report = run(only or tuple(BENCHMARKS), options)
     click.echo(f"\n{text_table(report.figures)}")
     if path:
@@ -63,7 +73,7 @@ def run(names: tuple[str, ...], options: Options) -> Report:
     # PostgreSQL, which root must start as another user, could not reach a private folder.
     with tempfile.TemporaryDirectory(prefix="media-bench-") as directory:
         Path(directory).chmod(0o755)
-        with Stack(Path(directory)) as stack:
+        with Stack(Path(directory), options.python) as stack:
             for name in names:
                 figures += BENCHMARKS[name](options, stack)
     return Report(about, figures)

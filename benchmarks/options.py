@@ -1,5 +1,6 @@
-"""How thorough a run is."""
+"""How thorough a run is, and what of."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ LARGE_ROWS = 10_000_000
 class Options:
     """`seconds` is the length of one turn of a load, `requests` and `messages` those of a turn.
 
-    `photos` is a folder of originals; without one, photos are made up.
+    `photos` is a folder of originals; without one, photos are made up. `python` runs the processes
+    that are measured.
     """
 
     rounds: int = 5
@@ -21,3 +23,4 @@ class Options:
     samples: int = 40
     rows: int = LARGE_ROWS
     photos: Path | None = None
+    python: str = sys.executable

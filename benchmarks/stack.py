@@ -60,8 +60,9 @@ class Database:
 class Stack:
     """Real servers, an environment that leads to them, and callers with tokens."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, python: str = sys.executable) -> None:
         self._directory = directory
+        self._python = python
         self._parts = ExitStack()
         self._secret = secrets.token_hex(32)
         self._headers: dict[UUID, dict[str, str]] = {}
@@ -163,7 +164,7 @@ class Stack:
         self, name: str, module: str, environ: dict[str, str], *, workers: int = SYNC_WORKERS
     ) -> "Web":
         """Start a WSGI application under gunicorn with the service's configuration."""
-        command = [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", module]
+        command = [self._python, "-m", "gunicorn", "--config", "config/gunicorn.py", module]
         port = find_free_ports()
         variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
         return self._start_web(name, command, environ | variables, port)
@@ -184,7 +185,7 @@ class Stack:
     ) -> Process:
         """Start a process without a port: ready when it has logged that it has started."""
         log_path = self._directory / f"{name}.log"
-        command = [sys.executable, *arguments]
+        command = [self._python, *arguments]
 
         def is_ready() -> bool:
             return b"_started" in log_path.read_bytes()
