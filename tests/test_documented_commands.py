@@ -189,6 +189,7 @@ def test_commands_that_only_tell_something(command):
     assert run([sys.executable if words[0] == "python" else words[0], *words[1:]]).strip()
 
 
+@pytest.mark.services
 @pytest.mark.parametrize("command", IN_A_COPY)
 def test_what_make_writes_is_what_is_kept(command, copy):
     before = contents(copy)

@@ -13,6 +13,7 @@ from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
+from tests.service import Role
 
 # Short times, so that every deadline of the design passes several times in one run.
 UPLOAD_URL_TTL_SECONDS = 15
@@ -41,19 +42,6 @@ END $$;
 CREATE TRIGGER media_history AFTER INSERT OR UPDATE OR DELETE ON media
     FOR EACH ROW EXECUTE FUNCTION keep_media_history();
 """
-
-
-class Role(Process):
-    """One of the service's own processes without a port: ready when its log says `…_started`."""
-
-    def start(self, *, wait: bool = True) -> None:
-        """Start, and read the log from here on."""
-        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        super().start(wait=wait)
-
-    def has_started(self) -> bool:
-        """Say whether the process has reached its loop, signal handlers set."""
-        return b"_started" in self.log_path.read_bytes()[self._log_start :]
 
 
 class Stack:
@@ -166,15 +154,7 @@ class Stack:
         )
 
     def _role(self, name: str, *arguments: str) -> Role:
-        role = Role(
-            name,
-            [sys.executable, *arguments],
-            log_path=self._directory / f"{name}.log",
-            environ=self._environ,
-            cwd=PROJECT,
-            is_ready=lambda: role.has_started(),  # noqa: PLW0108 - it is not bound yet
-        )
-        return role
+        return Role(name, *arguments, directory=self._directory, environ=self._environ)
 
     def _web(self, name: str, port: int) -> Process:
         return Process(

@@ -37,7 +37,7 @@ def png_of(
         )
 
     if rows is None:
-        compressor = zlib.compressobj(9)
+        compressor = zlib.compressobj(1)
         row = bytes(1 + 3 * width)
         rows = b"".join(compressor.compress(row) for _ in range(height)) + compressor.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
