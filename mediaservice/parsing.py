@@ -91,7 +91,7 @@ def _document(decorate: Decorator) -> Decorator:
 def _load_body(schema: Schema) -> Any:
     """Return what a schema reads in a body that is declared, and is, JSON without ambiguities."""
     if not request.is_json:
-        abort(415, message="The body must be sent as application/json.")
+        abort(415)
     try:
         return schema.load(decode_json(_read_body(request)))
     except ValidationError as error:
