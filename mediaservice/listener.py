@@ -224,7 +224,7 @@ class Listener:
 
     def _sample(self) -> None:
         """Measure what waits, here and in the queues; every listener measures the same."""
-        for kind, work in self._lifecycle.backlog.due().items():
+        for kind, work in self._lifecycle.statistics.due().items():
             metrics.DUE_MEDIA.labels(kind).set(work.count)
             metrics.DUE_OLDEST_AGE.labels(kind).set(work.oldest_age_seconds)
         if self._broker.can_publish:

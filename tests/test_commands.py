@@ -215,7 +215,7 @@ def test_init_makes_everything_and_is_safe_to_repeat(run, world):
 def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(run, make_world, world):
     run("init")
     checks = run("doctor", "--json").json
-    assert checks[-1]["totals"] == {"ok": 20, "warning": 0, "failed": 2, "skipped": 2}
+    assert checks[-1]["totals"] == {"ok": 21, "warning": 0, "failed": 2, "skipped": 2}
     names = {check["name"]: check for check in checks[:-1]}
     assert {name for name, check in names.items() if check["verdict"] == "failed"} == {
         "migrations",  # the tests' databases are made without them

@@ -219,8 +219,8 @@ def test_a_new_column_gets_its_migration(copy, tmp_path):
     assert "No changes" in flask_db("migrate", "-m", "what it does")
     assert set(versions.glob("*.py")) == kept
     models = copy / "mediaservice" / "models.py"
-    last = "    __table_args__ = ("
-    column = "    caption: Mapped[str | None] = mapped_column(Text)\n\n"
+    last = '    Column("traceparent", Text),'
+    column = '    Column("caption", Text),\n'
     models.write_text(models.read_text().replace(last, column + last))
     flask_db("migrate", "-m", "what it does")
     (written,) = set(versions.glob("*.py")) - kept

@@ -414,6 +414,12 @@ def begin_to_take(world, listener, amqp, result):
     listener._dispatch_at = listener._housekeeping_at = listener._sample_at = 0.0
 
 
+def duplicates():
+    """Return how many successes have changed nothing, as this process counts them."""
+    labels = {"routing_key": "media.processed", "outcome": "duplicate"}
+    return REGISTRY.get_sample_value("media_results_total", labels) or 0
+
+
 def all_settled(listener, amqp):
     listener._broker.close()
     return count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
@@ -527,6 +533,7 @@ def test_a_batch_in_flight_while_the_broker_is_lost_comes_again_and_changes_noth
 ):
     proxy = make_proxy(rabbitmq.port)
     listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{proxy.port}/")
+    known = duplicates()
     job = world.claimed()
     with hold(job.media_id):
         begin_to_take(world, listener, amqp, processed(job))
@@ -534,11 +541,7 @@ def test_a_batch_in_flight_while_the_broker_is_lost_comes_again_and_changes_noth
     run_until(listener, lambda: not listener._in_flight, "the answer")
     row = world.row(job.media_id)
     assert row.status == "ready"
-    run_until(
-        listener,
-        lambda: listener._broker._consuming.number == 2 and not count(amqp, RESULTS_QUEUE),
-        "the redelivery",
-    )
+    run_until(listener, lambda: duplicates() > known, "the redelivery")
     run_until(listener, lambda: not listener._in_flight, "its acknowledgement")
     assert all_settled(listener, amqp)
     assert world.row(job.media_id) == row

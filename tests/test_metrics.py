@@ -19,8 +19,7 @@ from config.settings import ConfigurationError, Settings
 from mediaservice import PROJECT, create_app, health
 from mediaservice.broker import Delivery
 from mediaservice.broker.inline import InlineBroker
-from mediaservice.lifecycle import ResultOutcome
-from mediaservice.lifecycle import backlog as backlog_module
+from mediaservice.lifecycle import ResultOutcome, statistics
 from mediaservice.listener import Listener
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESSED, encode
 from mediaservice.metrics import format_label, routing_key_label
@@ -346,7 +345,7 @@ def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
     world.insert(due_at=now - ago, deleted_at=now)
     world.insert(due_at=now + ago)
     asked_at = world.now()
-    due = world.lifecycle.backlog.due()
+    due = world.lifecycle.statistics.due()
     passed = (world.now() - asked_at).total_seconds()
     assert {kind: work.count for kind, work in due.items()} == {
         "dispatch": 1,
@@ -363,17 +362,17 @@ def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
 
 def test_when_nothing_is_due_there_is_a_zero_of_each_kind(world):
     world.insert(due_at=world.now() + timedelta(days=1))
-    due = world.lifecycle.backlog.due()
+    due = world.lifecycle.statistics.due()
     assert {(work.count, work.oldest_age_seconds) for work in due.values()} == {(0, 0.0)}
-    assert tuple(due) == backlog_module.DUE_KINDS
+    assert tuple(due) == statistics.DUE_KINDS
 
 
 def test_measuring_looks_at_the_longest_due_only(world, monkeypatch):
-    monkeypatch.setattr(backlog_module, "MAX_COUNTED", 2)
+    monkeypatch.setattr(statistics, "MAX_COUNTED", 2)
     now = world.now()
     for seconds in (300, 200, 100):
         world.insert(due_at=now - timedelta(seconds=seconds))
-    work = world.lifecycle.backlog.due()["dispatch"]
+    work = world.lifecycle.statistics.due()["dispatch"]
     assert work.count == 2
     assert 300 <= work.oldest_age_seconds < 350
 
@@ -381,7 +380,7 @@ def test_measuring_looks_at_the_longest_due_only(world, monkeypatch):
 def test_the_listener_shows_what_it_measures(world, run):
     world.insert(due_at=world.now() + timedelta(days=1))
     run()
-    for kind in backlog_module.DUE_KINDS:
+    for kind in statistics.DUE_KINDS:
         assert value("media_due_media", kind=kind) == 0
     assert value("media_due_oldest_age_seconds", kind="dispatch") == 0
     assert abs(value("media_last_loop_timestamp_seconds", process="listener") - time.time()) < 60

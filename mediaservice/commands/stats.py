@@ -48,7 +48,7 @@ def _numbers() -> dict[str, Any]:
         "tombstones": lifecycle.statistics.tombstones(),
         "failures": lifecycle.statistics.failures(),
         "attempts": lifecycle.statistics.attempts(),
-        "due": {kind: asdict(work) for kind, work in lifecycle.backlog.due().items()},
+        "due": {kind: asdict(work) for kind, work in lifecycle.statistics.due().items()},
         "queues": None,
     }
 

@@ -9,7 +9,6 @@ claims it, and the lease on the claim brings the row back if that process dies.
 from sqlalchemy import Engine
 
 from config.settings import Settings
-from mediaservice.lifecycle.backlog import Backlog
 from mediaservice.lifecycle.deletion import Deletion
 from mediaservice.lifecycle.processing import Claim, Processing, ResultOutcome
 from mediaservice.lifecycle.rows import MediaRow, Rows
@@ -23,7 +22,7 @@ __all__ = ["Claim", "Lifecycle", "MediaRow", "RequestedUpload", "ResultOutcome",
 class Lifecycle:
     """A media's life, by stage: `uploads`, then `processing`, at last `deletion`.
 
-    `rows` reads; `backlog` counts what is due, `statistics` what there is.
+    `rows` reads; `statistics` counts.
     """
 
     def __init__(self, engine: Engine, storage: Storage, settings: Settings) -> None:
@@ -31,5 +30,4 @@ class Lifecycle:
         self.uploads = Uploads(self.rows, storage, settings)
         self.processing = Processing(self.rows, storage, settings)
         self.deletion = Deletion(self.rows, storage, settings)
-        self.backlog = Backlog(self.rows)
         self.statistics = Statistics(self.rows)

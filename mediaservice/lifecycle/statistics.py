@@ -1,15 +1,19 @@
-"""How many media there are of what kind, for people; each question is one cheap query."""
+"""How many media there are of what kind, and how many are due; nothing is claimed or changed."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, literal_column, select, tablesample, text
+from sqlalchemy import ColumnElement, case, func, literal_column, select, tablesample, text
+from sqlalchemy.sql.expression import Select
 
-from mediaservice.lifecycle.rows import NOT_DELETED, Rows
-from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Media
+from mediaservice.database import now_plus
+from mediaservice.lifecycle.rows import IS_DUE, NOT_DELETED, Rows
+from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, IS_PENDING, Media
 from mediaservice.states import Status
 
 # Larger tables are sampled: counting a billion rows would take minutes of the database's time.
 EXACT_UP_TO = 1_000_000
+DUE_KINDS = ("dispatch", "give_up", "expire", "purge")
+MAX_COUNTED = 10_000
 _ESTIMATE = text("SELECT reltuples::bigint AS media FROM pg_class WHERE oid = 'media'::regclass")
 
 
@@ -21,8 +25,16 @@ class StatusCounts:
     is_exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DueWork:
+    """How many media wait to be dealt with, and for how long the first has; 0 if there are none."""
+
+    count: int = 0
+    oldest_age_seconds: float = 0.0
+
+
 class Statistics:
-    """Counts media."""
+    """Counts media; each question is one cheap query or two."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -54,6 +66,21 @@ class Statistics:
         counts = {str(status): 0 for status in Status}
         counts |= {row.status: round(row.media * factor) for row in found}
         return StatusCounts(counts, factor == 1)
+
+    def due(self) -> dict[str, DueWork]:
+        """Return the due work of each kind.
+
+        Of each index no more than the first MAX_COUNTED due rows are looked at, so that looking
+        stays cheap when it matters most: a count may be too low then, the oldest age never is.
+        """
+        jobs = case((Media.c.attempts_left > 0, "dispatch"), else_="give_up")
+        housekeeping = case((text(IS_PENDING), "expire"), else_="purge")
+        found = {
+            row.kind: DueWork(row.media, (row.now - row.oldest).total_seconds())
+            for half in (_due(AWAITS_WORKER, jobs), _due(AWAITS_HOUSEKEEPING, housekeeping))
+            for row in self._rows.execute(half)
+        }
+        return {kind: found.get(kind, DueWork()) for kind in DUE_KINDS}
 
     def tombstones(self) -> int:
         """Return how many deleted media have not been purged for good."""
@@ -87,3 +114,19 @@ class Statistics:
             .order_by(func.count().desc(), Media.c.error_code)
         )
         return {row.error_code: row.media for row in self._rows.execute(statement)}
+
+
+def _due(condition: str, kind: ColumnElement[str]) -> Select[tuple[str, int]]:
+    first = (
+        select(kind.label("kind"), Media.c.due_at)
+        .where(text(condition), IS_DUE)
+        .order_by(Media.c.due_at)
+        .limit(MAX_COUNTED)
+        .subquery()
+    )
+    return select(
+        first.c.kind,
+        func.count().label("media"),
+        func.min(first.c.due_at).label("oldest"),
+        now_plus(0).label("now"),
+    ).group_by(first.c.kind)
