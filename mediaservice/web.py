@@ -128,7 +128,6 @@ def _begin() -> None:
     request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid4())
     g.request_id = request_id
     g.started_at = time.perf_counter()
-    structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=request_id)
     # Werkzeug would only find out when the query is read, and take it for a fault of ours.
     if not request.query_string.isascii():

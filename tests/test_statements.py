@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from mediaservice.database import UtcDateTime, create_database_engine
-from mediaservice.lifecycle.statements import Prepared, Sent
+from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
 from tests.world import processed
 
 LOCK = -(2**63)
@@ -40,6 +40,11 @@ def engine(postgresql_url):
 
 
 @pytest.fixture
+def sessions(engine):
+    return Sessions(engine)
+
+
+@pytest.fixture
 def other(postgresql_url):
     """Another client of the same database."""
     with closing(psycopg.connect(postgresql_url.replace("+psycopg", ""))) as connection:
@@ -47,16 +52,16 @@ def other(postgresql_url):
 
 
 @pytest.fixture(params=["run", "run_alone"])
-def divide(request, engine):
+def divide(request, sessions):
     """A statement that fails when 60 is divided by 0, and tells its connection's process."""
     parts = literal(60) / bindparam("by", type_=Integer)
-    division = Prepared(engine, select(parts.label("part"), func.pg_backend_pid().label("pid")))
+    division = Prepared(sessions, select(parts.label("part"), func.pg_backend_pid().label("pid")))
     if request.param == "run":
         return lambda by: division.run(by=by)[0]
     return lambda by: division.run_alone(LOCK, by=by)[0]
 
 
-def test_values_arrive_as_they_were_given(engine):
+def test_values_arrive_as_they_were_given(sessions):
     given = {
         "id": (Uuid, uuid4()),
         "name": (Text, "naïve ' \\ %s $1 \n"),
@@ -66,7 +71,7 @@ def test_values_arrive_as_they_were_given(engine):
     }
     columns = [bindparam(name, type_=type_).label(name) for name, (type_, _) in given.items()]
     values = {name: value for name, (_, value) in given.items()}
-    assert [row._asdict() for row in Prepared(engine, select(*columns)).run(**values)] == [values]
+    assert [row._asdict() for row in Prepared(sessions, select(*columns)).run(**values)] == [values]
 
 
 def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
@@ -76,8 +81,8 @@ def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
     assert divide(by=2) == before
 
 
-def test_a_lock_that_fails_is_told_and_runs_nothing(engine):
-    alone = Prepared(engine, select(literal(1).label("one")))
+def test_a_lock_that_fails_is_told_and_runs_nothing(sessions):
+    alone = Prepared(sessions, select(literal(1).label("one")))
     with pytest.raises(DataError, match="out of range"):
         alone.run_alone(2**63)
     assert alone.run_alone(2**63 - 1)[0].one == 1
@@ -92,10 +97,10 @@ def test_a_lost_connection_is_told_once_and_replaced(divide, other):
     assert divide(by=3).pid != lost
 
 
-def test_what_waited_for_the_lock_sees_what_its_holder_committed(engine, other):
+def test_what_waited_for_the_lock_sees_what_its_holder_committed(other, sessions):
     other.execute("CREATE TABLE held (number int)")
     other.commit()
-    counting = Prepared(engine, select(func.count().label("count")).select_from(text("held")))
+    counting = Prepared(sessions, select(func.count().label("count")).select_from(text("held")))
     assert counting.run_alone(LOCK)[0].count == 0
     other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
     other.execute("INSERT INTO held VALUES (1)")
@@ -109,13 +114,13 @@ def test_what_waited_for_the_lock_sees_what_its_holder_committed(engine, other):
 
 
 @pytest.fixture
-def insertion(engine, other):
+def insertion(other, sessions):
     """A statement that inserts a number which is not there yet, and returns it."""
     other.execute("CREATE TABLE numbers (number int PRIMARY KEY)")
     other.commit()
     numbers = table("numbers", column("number", Integer))
     statement = insert(numbers).values(number=bindparam("number", type_=Integer))
-    return Prepared(engine, statement.returning(numbers.c.number))
+    return Prepared(sessions, statement.returning(numbers.c.number))
 
 
 def numbers_in(other):
@@ -124,9 +129,9 @@ def numbers_in(other):
 
 
 def test_statements_sent_together_are_committed_before_their_rows_are_told(
-    engine, other, insertion
+    engine, other, insertion, sessions
 ):
-    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
     sent = Sent(engine, [(insertion, {"number": 1}), (insertion, {"number": 2}), (process, {})])
     (first,), (second,), (session,) = sent.rows()
     assert (first.number, second.number) == (1, 2)
@@ -149,8 +154,8 @@ def test_nothing_is_sent_together(engine):
     assert Sent(engine, []).rows() == []
 
 
-def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, insertion):
-    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, insertion, sessions):
+    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
     lost = process.run()[0].pid
     other.execute("INSERT INTO numbers VALUES (1)")  # and whoever else does waits for the end
     sent = Sent(engine, [(insertion, {"number": 1}), (process, {})])
@@ -161,8 +166,8 @@ def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, ins
     assert process.run()[0].pid != lost
 
 
-def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion):
-    lost = Prepared(engine, select(func.pg_backend_pid().label("pid"))).run()[0].pid
+def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion, sessions):
+    lost = Prepared(sessions, select(func.pg_backend_pid().label("pid"))).run()[0].pid
     other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
     sent = Sent(engine, [(insertion, {"number": 1})])
     with pytest.raises(OperationalError):
@@ -170,8 +175,8 @@ def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion):
     assert numbers_in(other) == []
 
 
-def test_a_connection_whose_rows_nobody_asked_for_is_not_used_again(engine, insertion):
-    process = Prepared(engine, select(func.pg_backend_pid().label("pid")))
+def test_a_connection_whose_rows_nobody_asked_for_is_not_used_again(engine, insertion, sessions):
+    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
     before = process.run()[0].pid
     Sent(engine, [(process, {})])
     gc.collect()

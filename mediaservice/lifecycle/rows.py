@@ -27,7 +27,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from mediaservice import metrics
 from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
-from mediaservice.lifecycle.statements import Prepared, Sent
+from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
 from mediaservice.models import Media
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 
@@ -52,6 +52,7 @@ class Rows:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._sessions = Sessions(engine)
         self._find = self.prepare(select(*COLUMNS).where(Media.c.id == bindparam("media_id")))
         self._pages: dict[frozenset[str], Prepared] = {}
         isolation = "READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"
@@ -68,7 +69,7 @@ class Rows:
 
     def prepare(self, statement: Executable) -> Prepared:
         """Return a statement that is run often."""
-        return Prepared(self.engine, statement)
+        return Prepared(self._sessions, statement)
 
     def send(self, calls: Sequence[tuple[Prepared, Mapping[str, Any]]]) -> Sent:
         """Begin to run statements, each with its parameters, as one transaction."""
