@@ -11,6 +11,7 @@ import boto3
 import flask_migrate
 import pika
 import pytest
+import requests
 
 from config.settings import Settings
 from mediaservice import PROJECT, add_commands, create_app
@@ -326,6 +327,7 @@ def test_a_clock_that_is_off_is_found(patient, behind, verdict):
 @pytest.fixture(scope="module")
 def careless(moto, tmp_path_factory):
     """An examination of moto."""
+    requests.post(f"{moto}/moto-api/reset", timeout=10)
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test-secret"}
     client = boto3.client("s3", endpoint_url=moto, region_name="us-east-1", **keys)
     for bucket in ("raw", "public"):
