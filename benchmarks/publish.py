@@ -1,32 +1,43 @@
-"""`python -m benchmarks.publish`: docs/benchmarks.md and its chart, from the run that is kept.
+"""`python -m benchmarks.publish`: docs/benchmarks.md, its chart and docs/scale.md's tables.
 
-What the document says of the figures besides is written by hand: read it again after a new run.
+All from the run that is kept. What the documents say of the figures besides is written by hand:
+read it again after a new run.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
+from benchmarks.scale import render_scale
 from docgen.marks import replace_between
 from mediaservice import PROJECT
 
 RESULTS: Final = PROJECT / "benchmarks" / "results.json"
 DOCUMENT: Final = PROJECT / "docs" / "benchmarks.md"
+SCALE: Final = PROJECT / "docs" / "scale.md"
 CHART: Final = PROJECT / "docs" / "images" / "benchmarks.png"
-_BEGIN: Final = "<!-- figures -->\n"
-_END: Final = "<!-- /figures -->\n"
+_RENDERED: Final[dict[str, Callable[[Report], str]]] = {
+    "figures": lambda report: markdown_table(report.figures),
+    "scale": render_scale,
+}
 
 
-def render(document: str, report: Report) -> str:
-    """Return a document with the table of a run between its marks, and the rest as it was."""
-    return replace_between(document, _BEGIN, _END, markdown_table(report.figures))
+def render(document: str, part: str, report: Report) -> str:
+    """Return a document with a run's `figures` or `scale` between its marks, the rest as it was."""
+    return replace_between(
+        document, f"<!-- {part} -->\n", f"<!-- /{part} -->\n", _RENDERED[part](report)
+    )
 
 
-def main(results: Path = RESULTS, document: Path = DOCUMENT, chart: Path = CHART) -> None:
-    """Write the table and draw the chart."""
+def main(
+    results: Path = RESULTS, document: Path = DOCUMENT, scale: Path = SCALE, chart: Path = CHART
+) -> None:
+    """Write the tables and draw the chart."""
     report = Report.read(results)
-    document.write_text(render(document.read_text(), report))
+    for path, part in ((document, "figures"), (scale, "scale")):
+        path.write_text(render(path.read_text(), part, report))
     draw(report, chart)
 
 

@@ -98,8 +98,8 @@ class UrlSigner:
             host, path = self._host, f"{self._path}/{bucket}"
         if key or self._is_virtual:
             path = f"{path}/{quote(key)}"
-        names, joined, listed = _signed_headers(tuple(headers))
-        values = {"host": host, **headers}
+        names, lines, listed = _signed_headers(tuple(headers))
+        values = [" ".join(headers.get(name, host).split()) for name in names]
         start = f"{day.credential}&X-Amz-Date={stamp}&X-Amz-Expires={ttl_seconds}"
         token = ""
         if credentials.token:
@@ -109,11 +109,7 @@ class UrlSigner:
             given = "&".join([f"{n}={quote(query[n], safe='')}" for n in sorted(query)])
             before, after = f"{given}&", f"&{given}"
         # Canonical order is alphabetical: the token before the signed headers, what is given last.
-        canonical = (
-            f"{method}\n{path}\n{start}{token}{listed}{after}\n"
-            + "".join([f"{name}:{' '.join(values[name].split())}\n" for name in names])
-            + f"\n{joined}\nUNSIGNED-PAYLOAD"
-        )
+        canonical = f"{method}\n{path}\n{start}{token}{listed}{after}\n{lines % tuple(values)}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         inner, outer = day.inner.copy(), day.outer.copy()
         inner.update(f"{_ALGORITHM}\n{stamp}\n{day.scope}\n{digest}".encode())
@@ -148,7 +144,13 @@ def _timestamp(seconds: int) -> str:
 
 @lru_cache
 def _signed_headers(given: tuple[str, ...]) -> tuple[list[str], str, str]:
-    """Return the names of the headers to sign in order, joined, and as a part of the query."""
+    """Return what follows from the headers' names alone.
+
+    The names in order, the canonical request from the headers on with `%s` for each value, and the
+    names as a part of the query.
+    """
     names = sorted(["host", *given])
     joined = ";".join(names)
-    return names, joined, f"&X-Amz-SignedHeaders={joined.replace(';', '%3B')}"
+    lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
+    end = f"\n{joined.replace('%', '%%')}\nUNSIGNED-PAYLOAD"
+    return names, lines + end, f"&X-Amz-SignedHeaders={joined.replace(';', '%3B')}"

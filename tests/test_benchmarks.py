@@ -9,9 +9,10 @@ from benchmarks.goals import GOALS, Goal, Verdict
 from benchmarks.load import request
 from benchmarks.measure import Cost, take_turns
 from benchmarks.photos import load_photos, make_photo
-from benchmarks.publish import DOCUMENT, RESULTS, main, render
+from benchmarks.publish import DOCUMENT, RESULTS, SCALE, main, render
 from benchmarks.report import Figure, Report, markdown_table, number, text_table
 from benchmarks.rows import sample_owners
+from benchmarks.scale import RATES, render_scale
 from benchmarks.similarity import mean_ssim, structural_similarity
 from mediaservice import PROJECT
 
@@ -115,20 +116,31 @@ def test_a_document_has_the_same_cells():
 
 def test_the_table_is_put_between_its_marks():
     document = "before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n"
-    written = render(document, REPORT)
+    written = render(document, "figures", REPORT)
     assert written.startswith("before\n<!-- figures -->\n| figure |")
     assert written.endswith("|\n<!-- /figures -->\nafter\n")
     assert "old" not in written
-    assert render(written, REPORT) == written
+    assert render(written, "figures", REPORT) == written
 
 
-def test_publishing_writes_the_table_and_the_chart(tmp_path):
-    results, document, chart = (tmp_path / name for name in ("run.json", "a.md", "a.png"))
-    REPORT.write(results)
+def test_publishing_writes_the_tables_and_the_chart(tmp_path):
+    document, scale, chart = (tmp_path / name for name in ("a.md", "b.md", "a.png"))
     document.write_text("<!-- figures -->\n<!-- /figures -->\n")
-    main(results, document, chart)
-    assert markdown_table(REPORT.figures) in document.read_text()
+    scale.write_text("<!-- scale -->\n<!-- /scale -->\n")
+    main(RESULTS, document, scale, chart)
+    assert markdown_table(Report.read(RESULTS).figures) in document.read_text()
+    assert render_scale(Report.read(RESULTS)) in scale.read_text()
     assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_rate_takes_is_the_rate_times_what_an_upload_costs():
+    lines = render_scale(Report.read(RESULTS)).splitlines()
+    costs = {line.split(" | ")[0].strip("| *"): line.split(" | ")[1:] for line in lines}
+    upload = [float(cell.strip(" |").replace(",", "")) for cell in costs["one upload"]]
+    rates = [float(cell.strip(" |").replace(",", "")) for cell in costs["web, cores"]]
+    assert rates == pytest.approx([upload[0] * rate / 1e6 for rate in RATES], rel=0.05)
+    logs = [float(cell.strip(" |").replace(",", "")) for cell in costs["WAL, MB/s"]]
+    assert logs == pytest.approx([upload[4] * rate / 1e6 for rate in RATES], rel=0.05)
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
@@ -201,9 +213,10 @@ def test_a_request_has_its_body_and_length():
     assert {b"Authorization: Bearer t", b"Content-Length: 2"} <= set(head.split(b"\r\n"))
 
 
-def test_the_document_shows_the_run_that_is_kept():
-    kept = DOCUMENT.read_text()
-    assert kept == render(kept, Report.read(RESULTS)), "run `python -m benchmarks.publish`"
+@pytest.mark.parametrize(("path", "part"), [(DOCUMENT, "figures"), (SCALE, "scale")])
+def test_the_documents_show_the_run_that_is_kept(path, part):
+    kept = path.read_text()
+    assert kept == render(kept, part, Report.read(RESULTS)), "run `python -m benchmarks.publish`"
 
 
 def test_the_run_that_is_kept_judges_every_goal_and_names_no_place():

@@ -38,7 +38,7 @@ TUTORIAL = (
     "tests/browser/test_documents.py"
     "::test_a_user_of_the_tutorials_web_app_uploads_a_picture_and_finds_it_again"
 )
-PUBLISH = "tests/test_benchmarks.py::test_publishing_writes_the_table_and_the_chart"
+PUBLISH = "tests/test_benchmarks.py::test_publishing_writes_the_tables_and_the_chart"
 ENVIRONMENT = "tests/test_readme.py::test_a_shell_loads_the_example_environment_as_documented"
 CHECKER = "tests/test_documented_commands.py::test_the_checker_is_called_as_documented"
 EXECUTED_BY = {

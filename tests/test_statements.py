@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.pq import ConnStatus
 from sqlalchemy import (
     BigInteger,
     Integer,
@@ -95,6 +96,29 @@ def test_a_lost_connection_is_told_once_and_replaced(divide, other):
         divide(by=2)
     assert divide(by=3).part == 20
     assert divide(by=3).pid != lost
+
+
+def test_one_connection_is_kept_and_whoever_comes_second_has_another(sessions):
+    with sessions.one() as first, sessions.one() as second:
+        assert first.pgconn.backend_pid != second.pgconn.backend_pid
+    with sessions.one() as again:
+        assert again is first
+
+
+def test_a_second_connection_that_breaks_is_replaced(sessions, other):
+    with sessions.one(), sessions.one() as second:
+        lost = second.pgconn.backend_pid
+        other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
+        second.pgconn.exec_(b"SELECT 1")
+    with sessions.one(), sessions.one() as second:
+        assert second.pgconn.backend_pid != lost
+
+
+def test_an_engine_that_is_disposed_of_closes_the_kept_connection(engine, sessions):
+    with sessions.one() as session:
+        assert session.pgconn.status == ConnStatus.OK
+    engine.dispose()
+    assert session.pgconn.status == ConnStatus.BAD
 
 
 def test_what_waited_for_the_lock_sees_what_its_holder_committed(other, sessions):
