@@ -6,6 +6,7 @@ A command that is in no table fails, and so does an entry that no document has a
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -194,7 +195,7 @@ def test_commands_that_only_tell_something(command):
 def test_what_make_writes_is_what_is_kept(command, copy):
     before = contents(copy)
     # The tests' own packages, instead of an environment that is made first.
-    run([*command.split(), f"python={sys.executable}", "--assume-old=venv"], cwd=copy)
+    run([*command.split(), f"python={shlex.quote(sys.executable)}", "--assume-old=venv"], cwd=copy)
     assert contents(copy) == before
 
 

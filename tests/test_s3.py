@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 import ssl
 import subprocess
 import sys
@@ -319,7 +320,8 @@ def test_keys_are_asked_for_at_every_signature_until_there_are_none(aws, tmp_pat
     program, counter, config = (tmp_path / name for name in ("program", "counter", "config"))
     program.write_text(PROGRAM)
     counter.write_text("0")
-    config.write_text(f"[default]\ncredential_process = {sys.executable} {program} {counter}\n")
+    command = shlex.join([sys.executable, str(program), str(counter)])
+    config.write_text(f"[default]\ncredential_process = {command}\n")
     aws.setenv("AWS_CONFIG_FILE", str(config))
     storage = Storage(without_keys())
     assert "Credential=key2%2F" in presign(storage)
