@@ -18,12 +18,11 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from config.settings import IMAGE_CONTENT_TYPES
-from mediaservice.sniffing import sniff
+from mediaservice.sniffing import SNIFF_BYTES, sniff
 
 _PASSING: Final = (429, 502, 503, 504)
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
-_HEADER_BYTES: Final = 4096
 
 
 class UploadFailed(Exception):
@@ -172,7 +171,7 @@ def _declaration(path: Path) -> dict[str, Any]:
     """Return what has to be declared of a file: type by its content, size, checksum."""
     try:
         with path.open("rb") as file:
-            content_type = sniff(file.read(_HEADER_BYTES))
+            content_type = sniff(file.read(SNIFF_BYTES))
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").digest()
         size_bytes = path.stat().st_size

@@ -5,6 +5,7 @@ Looks at bytes alone: whether a type is accepted, or was declared, is decided el
 
 import filetype
 
+SNIFF_BYTES = 4096  # enough for the signature of any image type
 # filetype knows `heic` alone; ISO/IEC 23008-12 has these beside it.
 _FURTHER_HEIC_BRANDS = (b"heix", b"heim", b"heis", b"hevc", b"hevx")
 

@@ -20,6 +20,7 @@ import urllib3
 from config.settings import BaseSettings
 from mediaservice import metrics
 from mediaservice.s3 import EmptyObject, ObjectChanged, ObjectNotFound, S3Client, StoreUnavailable
+from mediaservice.sniffing import SNIFF_BYTES
 
 __all__ = [
     "ObjectChanged",
@@ -33,7 +34,6 @@ __all__ = [
 
 # Re-encoded images never change under their key: a new picture is a new media.
 PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
-SNIFF_BYTES = 4096
 CORS_MAX_AGE_SECONDS = 3600
 
 

@@ -106,13 +106,16 @@ def process_request(**fields: Any) -> ProcessRequest:
     return ProcessRequest(media_id=media_id, **{**values, **fields})
 
 
-def loaded_by(*modules: str) -> set[str]:
-    """Return the names of all modules that a new process has loaded once it has imported these."""
-    program = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+def loaded_by(*modules: str, then: str = "", **variables: str) -> set[str]:
+    """Return the names of all modules that a new process has loaded once it has imported these.
+
+    `then` is what it does before it is looked at, with these variables in its environment.
+    """
+    program = f"import sys, {', '.join(modules)}\n{then}\nprint(*sys.modules)"
     printed = subprocess.run(
         [sys.executable, "-c", program],
         cwd=PROJECT,
-        env=environment(),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         check=True,

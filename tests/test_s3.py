@@ -1,7 +1,6 @@
 """Our calls against a store that misbehaves, and where their keys come from."""
 
 import gzip
-import json
 import shlex
 import ssl
 import subprocess
@@ -21,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from config.settings import ConfigurationError
 from mediaservice import PROJECT, s3
 from mediaservice.storage import ObjectChanged, ObjectNotFound, Storage, StoreUnavailable
-from tests.builders import environment, settings
+from tests.builders import environment, loaded_by, settings
 from tests.scripted_store import HANG, ScriptedStore, answer, fault
 
 OBJECT = answer(200, b"bytes", ETag='"e"', Content_Type="image/png")
@@ -367,8 +366,7 @@ def test_a_process_without_keys_does_not_start(tmp_path, arguments, profile):
 # memory
 
 WORK = """
-import json, os, sys
-import mediaworker.__main__, worker_listener
+import os
 from config.settings import Settings
 from mediaservice import create_lifecycle
 from mediaservice.storage import Storage
@@ -377,22 +375,12 @@ storage = Storage(Settings.from_environ(os.environ))
 storage.ping()
 storage.write_public("media/k/main.webp", b"RIFF", content_type="image/webp")
 assert storage.purge(raw_key="uploads/k", public_prefix="media/k/")
-print(json.dumps(list(sys.modules)))
 """
 
 
 def test_work_is_done_without_boto3(moto):
-    variables = environment(S3_ENDPOINT=moto, S3_RAW_BUCKET="a-raw", S3_PUBLIC_BUCKET="a-public")
+    variables = {"S3_ENDPOINT": moto, "S3_RAW_BUCKET": "a-raw", "S3_PUBLIC_BUCKET": "a-public"}
     Storage(settings(**variables)).create_buckets(())
-    done = subprocess.run(
-        [sys.executable, "-c", WORK],
-        cwd=PROJECT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    loaded = set(json.loads(done.stdout))
+    loaded = loaded_by("mediaworker.__main__", "worker_listener", then=WORK, **variables)
     assert "mediaservice.s3" in loaded
     assert not {"boto3", "botocore"} & loaded

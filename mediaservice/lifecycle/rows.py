@@ -251,16 +251,15 @@ def changed_row(event: Event, rows: Sequence[MediaRow]) -> MediaRow | None:
 def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
     """Leave the trace that audits and tests follow: one line for each change of status."""
     metrics.TRANSITIONS.labels(event.value).inc()
-    log.info("media_transition", transition=event.value, media_id=str(media_id), **facts)
+    _leave_trace(event, media_id, **facts)
 
 
 def log_transitions(event: Event, rows: Sequence[MediaRow]) -> None:
     """Leave the same for many, each with the request it goes back to; counted at once."""
     metrics.TRANSITIONS.labels(event.value).inc(len(rows))
     for row in rows:
-        log.info(
-            "media_transition",
-            transition=event.value,
-            media_id=str(row.id),
-            request_id=row.request_id,
-        )
+        _leave_trace(event, row.id, request_id=row.request_id)
+
+
+def _leave_trace(event: Event, media_id: UUID, **facts: Any) -> None:
+    log.info("media_transition", transition=event.value, media_id=str(media_id), **facts)
