@@ -92,7 +92,7 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,
-        # Inline, publishing does the jobs: each one's answer is taken before the next is begun.
+        # Inline, publishing does the jobs: each one's result is taken before the next is begun.
         dispatch_batch=DISPATCH_BATCH if settings.has_broker else 1,
         heartbeat=heartbeat,
     )

@@ -19,7 +19,7 @@ from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
 from mediaservice.states import Status
 from mediaservice.tracing import current_traceparent
-from mediaservice.web import answer, components
+from mediaservice.web import components, respond
 
 POLL_AFTER_SECONDS = 1
 
@@ -92,7 +92,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
         "expires_at": upload.expires_at,
         "curl": _curl(upload, body["content_type"]),
     }
-    return answer(body, 201, {"Cache-Control": "no-store"})
+    return respond(body, 201, {"Cache-Control": "no-store"})
 
 
 @blueprint.post("/complete")
@@ -127,7 +127,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
 def complete(body: dict[str, Any]) -> Any:
     """Say that the bytes are uploaded.
 
-    The service checks them and has them processed. Safe to repeat: the answer is the current
+    The service checks them and has them processed. Safe to repeat: the response is the current
     state. `upload_not_found` means the PUT has not succeeded; the upload is still open.
     """
     g.media_id = body["upload_id"]
@@ -137,7 +137,7 @@ def complete(body: dict[str, Any]) -> Any:
         request_id=g.request_id,
         traceparent=current_traceparent(),
     )
-    return answer(_status(row), 200 if _is_final(row) else 202, _polling_headers(row))
+    return respond(_status(row), 200 if _is_final(row) else 202, _polling_headers(row))
 
 
 @blueprint.get("/<uuid:media_id>/status")
@@ -152,10 +152,10 @@ def complete(body: dict[str, Any]) -> Any:
 def get_status(media_id: UUID) -> Any:
     """Get where a media stands.
 
-    Until it is `ready` or `failed` the answer has `Retry-After`: ask again then.
+    Until it is `ready` or `failed` the response has `Retry-After`: ask again then.
     """
     row = components().lifecycle.rows.visible(media_id, g.caller)
-    return answer(_status(row), 200, {"Cache-Control": "no-store", **_polling_headers(row)})
+    return respond(_status(row), 200, {"Cache-Control": "no-store", **_polling_headers(row)})
 
 
 @blueprint.get("/<uuid:media_id>")
@@ -178,7 +178,7 @@ def get_media(media_id: UUID) -> Any:
     """Get a media's metadata and CDN URLs.
 
     A ready media can be read by every caller, any other one by its owner. `url` is null until it
-    is ready. The answer has an ETag; If-None-Match saves the body.
+    is ready. The response has an ETag; If-None-Match saves the body.
     """
     parts = components()
     row = parts.lifecycle.rows.visible(media_id, g.caller)
@@ -187,7 +187,7 @@ def get_media(media_id: UUID) -> Any:
     if etag in request.if_none_match:
         return Response(status=304, headers=headers)
     body = _media(row, parts.settings.cdn_base_url)
-    return answer(body, 200, {**headers, **_polling_headers(row)})
+    return respond(body, 200, {**headers, **_polling_headers(row)})
 
 
 @blueprint.delete("/<uuid:media_id>")
@@ -221,7 +221,7 @@ def retry_media(media_id: UUID) -> Any:
     lifecycle = components().lifecycle
     lifecycle.rows.owned(media_id, g.caller)
     row = lifecycle.processing.retry(media_id)
-    return answer(_status(row), 202, _polling_headers(row))
+    return respond(_status(row), 202, _polling_headers(row))
 
 
 @blueprint.get("")
@@ -251,7 +251,7 @@ def list_media(query: dict[str, Any]) -> Any:
         "items": [_media(row, parts.settings.cdn_base_url) for row in page],
         "next_cursor": page[-1].id if len(rows) > limit else None,
     }
-    return answer(body, 200, {"Cache-Control": "private, no-cache"})
+    return respond(body, 200, {"Cache-Control": "private, no-cache"})
 
 
 def _check_owner(given: dict[str, Any]) -> None:

@@ -90,15 +90,15 @@ class ServiceClient:
         self, presigned: dict[str, Any], path: Path, on_bytes: Callable[[int], object]
     ) -> None:
         with path.open("rb") as file:
-            answer = self._request(
+            response = self._request(
                 presigned["method"],
                 presigned["upload_url"],
                 body=_Watched(file, on_bytes),
                 headers={**presigned["headers"], "Content-Length": str(path.stat().st_size)},
             )
-        # 412: the object is there already, from a first try whose answer was lost.
-        if answer.status not in (200, 412):
-            raise UploadFailed(f"the store refused the bytes with HTTP {answer.status}")
+        # 412: the object is there already, from a first try whose response was lost.
+        if response.status not in (200, 412):
+            raise UploadFailed(f"the store refused the bytes with HTTP {response.status}")
 
     def _wait(self, media_id: str, status: dict[str, Any]) -> None:
         """Return when the media is ready."""
@@ -111,9 +111,9 @@ class ServiceClient:
                     "become ready later"
                 )
             time.sleep(wait_seconds)
-            answer = self._request("GET", self._address(f"{media_id}/status"))
-            status = _body(answer)
-            wait_seconds = float(answer.headers.get("Retry-After", wait_seconds))
+            response = self._request("GET", self._address(f"{media_id}/status"))
+            status = _body(response)
+            wait_seconds = float(response.headers.get("Retry-After", wait_seconds))
         if status["status"] == "failed":
             raise UploadFailed(status["error"]["message"], status["error"]["code"])
 
@@ -187,15 +187,15 @@ def _declaration(path: Path) -> dict[str, Any]:
     }
 
 
-def _body(answer: urllib3.BaseHTTPResponse) -> dict[str, Any]:
-    """Return the JSON of an answer; raises UploadFailed with the service's words for an error."""
+def _body(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    """Return the JSON of a response; raises UploadFailed with the service's words for an error."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise UploadFailed(f"HTTP {answer.status} without JSON: is that the media service?")
-    if answer.status >= 400:
-        message = body.get("message") or f"HTTP {answer.status}"
+        raise UploadFailed(f"HTTP {response.status} without JSON: is that the media service?")
+    if response.status >= 400:
+        message = body.get("message") or f"HTTP {response.status}"
         raise UploadFailed(str(message), body.get("error"))
     return body

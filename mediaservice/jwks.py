@@ -1,7 +1,7 @@
 """The public keys of an identity provider: fetched, cached, renewed when it rotates them.
 
 Knows keys, not tokens or callers. Whatever tokens ask for, the provider is asked at most once in
-RETRY_SECONDS, for a bounded time and a bounded answer.
+RETRY_SECONDS, for a bounded time and a bounded response.
 """
 
 import json
@@ -70,10 +70,10 @@ class SigningKeys:
             self._failed = False
             self._fetched_at = time.monotonic()
 
-    def _usable(self, answer: Any) -> dict[str, jwt.PyJWK]:
+    def _usable(self, key_set: Any) -> dict[str, jwt.PyJWK]:
         keys = {
             key.key_id: key
-            for key in jwt.PyJWKSet.from_dict(answer).keys
+            for key in jwt.PyJWKSet.from_dict(key_set).keys
             if isinstance(key.key_id, str)
             and key.public_key_use in ("sig", None)
             and key.algorithm_name == self._algorithm
@@ -92,7 +92,7 @@ class SigningKeys:
                 if len(body) > MAX_BYTES:
                     raise ValueError(f"more than {MAX_BYTES} bytes")
                 if time.monotonic() > deadline:
-                    raise TimeoutError("the answer takes too long")
+                    raise TimeoutError("the response takes too long")
         return body
 
 

@@ -1,4 +1,4 @@
-"""The listener's loop: workers' answers in, due work out.
+"""The listener's loop: workers' results in, due work out.
 
 One thread does both in turn, so that neither a stream of results nor a backlog of due work can
 starve the other. All decisions are `lifecycle`'s; any number of listeners may run at once.
@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Answers that are being applied, and not settled yet; `end` waits for what they come to."""
+    """Results that are being applied, and not settled yet; `end` waits for what they come to."""
 
     deliveries: Sequence[Delivery]
     results: Sequence[Result]
@@ -90,7 +90,7 @@ class Listener:
         log.info("listener_stopped")
 
     def run_once(self) -> None:
-        """Take what answers there are, waiting no longer than until work is due; then do that."""
+        """Take what results there are, waiting no longer than until work is due; then do that."""
         self._heartbeat.beat()
         wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
         if self._in_flight:
@@ -120,7 +120,7 @@ class Listener:
         self._stopping.set()
 
     def _take_results(self, deliveries: Sequence[Delivery]) -> None:
-        """Begin to apply answers once those in flight are applied; then settle the latter."""
+        """Begin to apply results once those in flight are applied; then settle the latter."""
         started_at_ns = time.time_ns()
         good, results = self._decode(deliveries, started_at_ns)
         batch, self._in_flight = self._in_flight, None
@@ -128,7 +128,7 @@ class Listener:
         if batch and outcomes is None:
             self._take_one_by_one(batch)
         if results:
-            end = self._lifecycle.processing.begin(results)
+            end = self._lifecycle.processing.begin_results(results)
             self._in_flight = _Batch(good, results, end, started_at_ns)
         if batch and outcomes is not None:
             self._broker.ack(batch.deliveries)
@@ -137,7 +137,7 @@ class Listener:
     def _decode(
         self, deliveries: Sequence[Delivery], started_at_ns: int
     ) -> tuple[list[Delivery], list[Result]]:
-        """Return what is an answer, and its result; set aside what is none."""
+        """Return what holds a result, and the results; set the others aside."""
         good: list[Delivery] = []
         results: list[Result] = []
         for delivery in deliveries:
@@ -156,7 +156,7 @@ class Listener:
     def _take_one_by_one(self, batch: _Batch) -> None:
         """Apply a batch that has a value in it which the database refuses."""
         for result, delivery in zip(batch.results, batch.deliveries, strict=True):
-            outcomes = self._finish([result], self._lifecycle.processing.begin([result]))
+            outcomes = self._finish([result], self._lifecycle.processing.begin_results([result]))
             if outcomes is not None:
                 self._broker.ack([delivery])
             else:
@@ -180,7 +180,7 @@ class Listener:
                 if self._stopping.is_set():
                     raise
                 self._wait_for_database(error)
-                end = self._lifecycle.processing.begin(results)
+                end = self._lifecycle.processing.begin_results(results)
 
     def _wait_for_database(self, error: DBAPIError) -> None:
         self._heartbeat.beat()

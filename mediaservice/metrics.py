@@ -27,7 +27,7 @@ HTTP_REQUESTS = Histogram(
 )
 HTTP_ERRORS = Counter(
     "media_http_errors",
-    "Error answers, by their stable code.",
+    "Error responses, by their stable code.",
     ["error"],
 )
 
@@ -126,7 +126,7 @@ PROCESSING = Histogram(
 )
 PROCESSING_FAILURES = Counter(
     "media_processing_failures",
-    "Jobs that a worker could not do, by the code in its answer.",
+    "Jobs that a worker could not do, by the code in its result.",
     ["code"],
 )
 PROCESSED_BYTES = Counter(

@@ -33,8 +33,8 @@ SPEC_OPTIONS = {
         "summary": "Direct image uploads: to the store, through a worker, onto the CDN.",
         "description": (
             "1. `POST /api/media/request-upload` answers with a presigned URL.\n"
-            "2. PUT the bytes there with the headers of the answer: browsers, the `curl` line of "
-            "the answer, or any S3-minded uploader.\n"
+            "2. PUT the bytes there with the headers of the response: browsers, the `curl` line of "
+            "the response, or any S3-minded uploader.\n"
             "3. `POST /api/media/complete`.\n"
             "4. `GET /api/media/{media_id}/status`, when `Retry-After` says so, until `ready` or "
             "`failed`.\n"
@@ -69,7 +69,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "example": '"1775044800.123456-7d2c19f0"',
     },
     "Cache-Control": {
-        "description": "Who may keep the answer, if anybody.",
+        "description": "Who may keep the response, if anybody.",
         "schema": {"type": "string"},
         "example": "no-store",
     },
@@ -97,7 +97,7 @@ PRESIGNED_UPLOAD_LINKS = {
 IF_NONE_MATCH = {
     "in": "header",
     "name": "If-None-Match",
-    "description": "The `ETag` of an earlier answer: 304 without a body if it is still the same.",
+    "description": "The `ETag` of an earlier response: 304 without a body if it is still the same.",
     "schema": {"type": "string"},
 }
 
@@ -227,7 +227,7 @@ PAGE_EXAMPLE = {"items": [_READY_MEDIA], "next_cursor": _MEDIA_ID}
 
 
 def headers(*names: str) -> dict[str, str]:
-    """Return the description of an answer's headers; every answer has X-Request-ID."""
+    """Return the description of a response's headers; every response has X-Request-ID."""
     return {name: name for name in ("X-Request-ID", *names)}
 
 
@@ -244,7 +244,7 @@ def describe(spec: APISpec) -> None:
 
 
 def fails(blueprint: Blueprint, *failures: Failure) -> Callable[[View], View]:
-    """Document the failures of a view, beside those that any view has; one answer per status."""
+    """Document the failures of a view, beside those that any view has; one response per status."""
 
     def decorate(view: View) -> View:
         by_status: dict[int, list[Failure]] = {}

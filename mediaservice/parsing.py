@@ -65,11 +65,11 @@ class StrictBlueprint(Blueprint):
         return give
 
     def response(self, *args: Any, **kwargs: Any) -> Decorator:
-        """Document the usual answer."""
+        """Document the usual response."""
         return _document(super().response(*args, **kwargs))
 
     def alt_response(self, *args: Any, **kwargs: Any) -> Decorator:
-        """Document another answer."""
+        """Document another response."""
         return _document(super().alt_response(*args, **kwargs))
 
     @staticmethod
@@ -79,7 +79,7 @@ class StrictBlueprint(Blueprint):
 
 
 def _document(decorate: Decorator) -> Decorator:
-    """Spare a view the wrapper that a decorator hangs its documentation on, one for each answer."""
+    """Spare a view the wrappers that decorators hang its documentation on."""
 
     def document(view: Any) -> Any:
         view._apidoc = decorate(view)._apidoc  # noqa: SLF001 - as flask-smorest itself has it

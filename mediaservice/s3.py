@@ -109,7 +109,7 @@ class S3Client:
         query: dict[str, str] | None = None,
         body: bytes | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """Return the answer to one call, its body read whole, or raise what went wrong.
+        """Return the response to one call, its body read whole, or raise what went wrong.
 
         Every header is signed: AWS insists on it for those that begin with `x-amz-`.
         """
@@ -122,7 +122,7 @@ class S3Client:
             origin, path = url[:path_starts], url[path_starts:]
             try:
                 # Not by the manager's own request, which resolves the dots in a key.
-                answer = self._http.connection_from_url(origin).urlopen(
+                response = self._http.connection_from_url(origin).urlopen(
                     method,
                     path,
                     body=body,
@@ -133,12 +133,12 @@ class S3Client:
                 )
             except (HTTPError, OSError) as error:
                 raise StoreUnavailable(f"{operation} at {origin}: {_reason(error)}") from None
-            if answer.status >= 300:
-                code = _ERROR_CODE.search(answer.data)
+            if response.status >= 300:
+                code = _ERROR_CODE.search(response.data)
                 raise _translated(
-                    operation, answer.status, code[1].decode() if code else "", key or bucket
+                    operation, response.status, code[1].decode() if code else "", key or bucket
                 )
-            return answer
+            return response
 
     def administer(self, operation: str, **params: Any) -> Any:
         """Return what boto3 makes of a rare operation on a bucket."""

@@ -12,7 +12,7 @@ class Status(StrEnum):
     """Where a media stands; the values are the `media.status` column."""
 
     PENDING = "pending"  # a URL was handed out, no bytes accepted yet
-    PROCESSING = "processing"  # the original is pinned, a worker owes an answer
+    PROCESSING = "processing"  # the original is pinned, a worker owes a result
     READY = "ready"  # public objects exist; never regresses
     FAILED = "failed"  # `error_code` says why
 

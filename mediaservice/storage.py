@@ -119,10 +119,7 @@ class Storage:
     @cached_property
     def upload_origin(self) -> str:
         """The origin that upload URLs point to, e.g. `https://raw.s3.example.com`."""
-        upload = self.presign_upload(
-            "any", content_type="image/png", size_bytes=1, checksum_sha256=None, ttl_seconds=1
-        )
-        parts = urlsplit(upload.url)
+        parts = urlsplit(self.presign_read(self.raw_bucket, "any", ttl_seconds=1))
         return f"{parts.scheme}://{parts.netloc}"
 
     def inspect_upload(self, key: str, *, with_checksum: bool) -> UploadedObject:
@@ -132,7 +129,7 @@ class Storage:
         see two. The checksum of the whole object needs a HEAD of its own.
         """
         try:
-            answer = self._s3.request(
+            response = self._s3.request(
                 "get_object",
                 "GET",
                 self.raw_bucket,
@@ -141,7 +138,7 @@ class Storage:
             )
         except EmptyObject:
             return UploadedObject(0, "", "", b"", None)
-        etag = _etag(answer)
+        etag = _etag(response)
         checksum = None
         if with_checksum:
             try:
@@ -156,21 +153,21 @@ class Storage:
                 raise StoreUnavailable("the object changed while it was looked at") from None
             checksum = head.headers.get("x-amz-checksum-sha256")
         return UploadedObject(
-            size_bytes=_full_size(answer),
-            content_type=answer.headers.get("Content-Type", ""),
+            size_bytes=_full_size(response),
+            content_type=response.headers.get("Content-Type", ""),
             etag=etag,
-            first_bytes=answer.data,
+            first_bytes=response.data,
             checksum_sha256=checksum,
         )
 
     def read_original(self, key: str, *, etag: str) -> bytes:
         """Return the pinned original; raises ObjectNotFound, or ObjectChanged if it is another."""
-        answer = self._s3.request(
+        response = self._s3.request(
             "get_object", "GET", self.raw_bucket, key, headers={"if-match": etag}
         )
-        if _etag(answer) != etag:  # a store without conditional reads
+        if _etag(response) != etag:  # a store without conditional reads
             raise ObjectChanged(key)
-        return answer.data
+        return response.data
 
     def write_public(self, key: str, body: bytes, *, content_type: str) -> None:
         """Store a finished image for the CDN; the store compares what it got with the MD5."""
@@ -214,8 +211,8 @@ class Storage:
         """Yield a bucket's objects in the order of their keys, a page in memory at a time."""
         query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
         while True:
-            answer = self._s3.request("list_objects_v2", "GET", bucket, query=query)
-            found, token = _parse_listing(answer.data)
+            response = self._s3.request("list_objects_v2", "GET", bucket, query=query)
+            found, token = _parse_listing(response.data)
             yield from found
             if token is None:
                 return
@@ -277,17 +274,17 @@ class Storage:
         return True
 
 
-def _etag(answer: urllib3.BaseHTTPResponse) -> str:
-    etag = answer.headers.get("ETag")
+def _etag(response: urllib3.BaseHTTPResponse) -> str:
+    etag = response.headers.get("ETag")
     if not etag:
         raise StoreUnavailable("the store does not say which version of the object it has")
     return etag
 
 
-def _full_size(answer: urllib3.BaseHTTPResponse) -> int:
+def _full_size(response: urllib3.BaseHTTPResponse) -> int:
     """Return the object's size from `Content-Range: bytes 0-4095/123456`."""
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    return int(total) if total.isdigit() else len(answer.data)
+    total = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(total) if total.isdigit() else len(response.data)
 
 
 def _parse_listing(page: bytes) -> tuple[list[StoredObject], str | None]:

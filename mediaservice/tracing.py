@@ -1,7 +1,7 @@
 """OpenTelemetry, when OTEL_EXPORTER_OTLP_ENDPOINT is set; without it everything here does nothing.
 
 One trace follows an upload: the request that completes it, the row and the job (`traceparent`), the
-worker, the answer. The only module that imports opentelemetry, whose packages are optional.
+worker, the result. The only module that imports opentelemetry, whose packages are optional.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What every HTTP answer has in common: a request id, one error shape, safe headers, one log line.
+"""What HTTP responses have in common: a request id, one error shape, safe headers, one log line.
 
 Also where views and commands find what the application is made of. Nothing about media.
 """
@@ -64,20 +64,20 @@ def components() -> Components:
     return found
 
 
-def answer(body: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
+def respond(body: dict[str, Any], status: int, headers: dict[str, str]) -> Response:
     """Return a JSON response; what its shape is, the view's documented schema says."""
     return Response(_encoder.encode(body), status, headers, content_type="application/json")
 
 
 class MediaFlask(Flask):
-    """Flask for views that are plain functions, with safe headers on every answer."""
+    """Flask for views that are plain functions, with safe headers on every response."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function as it is; Flask would look each time whether it is a coroutine's."""
         return func
 
     def wsgi_app(self, environ: Any, start_response: Any) -> Any:
-        """Answer a request, adding those safe headers that the answer does not set itself."""
+        """Answer a request, adding those safe headers that the response does not set itself."""
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             own = {name for name, _ in headers}
@@ -114,9 +114,9 @@ def set_up_web(app: Flask) -> None:
     """Register the hooks and error handlers that every request passes."""
     app.before_request(_begin)
     app.after_request(_finish)
-    app.register_error_handler(MediaError, _answer_media_error)
-    app.register_error_handler(DBAPIError, _answer_database_error)
-    app.register_error_handler(Exception, _answer_unexpected_error)
+    app.register_error_handler(MediaError, _handle_media_error)
+    app.register_error_handler(DBAPIError, _handle_database_error)
+    app.register_error_handler(Exception, _handle_unexpected_error)
     # One byte more, so that a longer body can be told from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     # Its redirect would repeat whatever host the request names.
@@ -164,27 +164,27 @@ def _text(media_id: UUID | None) -> str | None:
     return None if media_id is None else str(media_id)
 
 
-def _answer_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _handle_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
     failure = error.failure
     if failure.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error(failure.code, reason=str(error))
-    return _answer_failure(error)
+    return _error_response(error)
 
 
-def _answer_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _handle_database_error(error: DBAPIError) -> tuple[dict[str, Any], int, dict[str, str]]:
     log.error(DATABASE_UNAVAILABLE.code, reason=str(error.orig))
-    return _answer_failure(
+    return _error_response(
         MediaError(DATABASE_UNAVAILABLE, retry_after_seconds=_DATABASE_RETRY_AFTER_SECONDS)
     )
 
 
-def _answer_unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _handle_unexpected_error(error: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Log what nobody foresaw, once and with its traceback; tell the client nothing of it."""
     log.error(INTERNAL_SERVER_ERROR.code, exc_info=error)
-    return _answer_failure(MediaError(INTERNAL_SERVER_ERROR))
+    return _error_response(MediaError(INTERNAL_SERVER_ERROR))
 
 
-def _answer_failure(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _error_response(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:
     failure = error.failure
     g.error = failure.code
     body: dict[str, Any] = {

@@ -54,11 +54,11 @@ class _Fetching:
 @dataclass(frozen=True, slots=True)
 class _Storing:
     task: _Task
-    answer: Future[Result]
+    result: Future[Result]
 
 
 class Consumer:
-    """Runs until `stopping` is set; finishes and answers what it has rendered by then."""
+    """Runs until `stopping` is set; finishes and publishes what it has rendered by then."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Consumer:
         self._storing: deque[_Storing] = deque()
 
     def run(self) -> None:
-        """Take, render, answer; jobs not yet rendered at the end go to another worker."""
+        """Take, render, publish; jobs not yet rendered at the end go to another worker."""
         log.info("worker_started")
         with ThreadPoolExecutor(FETCH_AHEAD, thread_name_prefix="store") as pool:
             while not self._stopping.is_set():
@@ -83,11 +83,11 @@ class Consumer:
                 self._take(pool)
                 self._render_next(pool)
                 while self._storing and (
-                    not self._fetching or self._storing[0].answer.done() or len(self._storing) > 1
+                    not self._fetching or self._storing[0].result.done() or len(self._storing) > 1
                 ):
-                    self._answer(self._storing.popleft())
+                    self._publish(self._storing.popleft())
             while self._storing:
-                self._answer(self._storing.popleft())
+                self._publish(self._storing.popleft())
         self._broker.close()
         log.info("worker_stopped")
 
@@ -119,15 +119,15 @@ class Consumer:
             return
         fetching = self._fetching.popleft()
         task = fetching.task
-        answer: Future[Result]
+        result: Future[Result]
         try:
             rendered = task.run(self._worker.render, self._await(fetching.original))
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the answer
-            answer = Future()
-            answer.set_result(task.run(describe_failure, task.job, error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the result
+            result = Future()
+            result.set_result(task.run(describe_failure, task.job, error))
         else:
-            answer = pool.submit(task.run, self._worker.store, task.job, rendered)
-        self._storing.append(_Storing(task, answer))
+            result = pool.submit(task.run, self._worker.store, task.job, rendered)
+        self._storing.append(_Storing(task, result))
 
     def _await(self, stage: Future[T]) -> T:
         """Return or raise what a stage does; meanwhile keep the connections alive."""
@@ -136,7 +136,7 @@ class Consumer:
             self._broker.rest(0)
         return stage.result()
 
-    def _answer(self, storing: _Storing) -> None:
+    def _publish(self, storing: _Storing) -> None:
         """Publish a result and acknowledge its job.
 
         While the broker takes no messages the result is kept in hand. A worker that has to stop
@@ -144,7 +144,7 @@ class Consumer:
         """
         task = storing.task
         try:
-            result = self._await(storing.answer)
+            result = self._await(storing.result)
         except Exception as error:  # noqa: BLE001 - as above
             result = task.run(describe_failure, task.job, error)
         task.run(report, task.job, result, task.started_at)

@@ -89,13 +89,13 @@ def check(
 ) -> tuple[Message | None, list[Finding]]:
     """Return the message as the service reads it, None if it refuses it, and what to say of it.
 
-    `job` is the one that the message answers, if that is known.
+    `job` is the one that the message is the result of, if that is known.
     """
     try:
         message = decode(routing_key, body)
     except MalformedMessage as error:
         return None, [Finding(is_fault=True, text=_in_words(str(error)))]
-    findings = [Finding(is_fault=True, text=text) for text in _not_the_answer(message, job)]
+    findings = [Finding(is_fault=True, text=text) for text in _not_the_result(message, job)]
     remarks = [*_unknown_fields(message, msgspec.json.decode(body)), *_left_out(message, job)]
     findings += [Finding(is_fault=False, text=text) for text in remarks]
     return message, findings
@@ -108,12 +108,12 @@ def _in_words(reason: str) -> str:
     return f"{reason}: {words}" if words else reason
 
 
-def _not_the_answer(message: Message, job: ProcessRequest | None) -> Iterator[str]:
-    """Yield why a message, sound in itself, is no answer to a job."""
+def _not_the_result(message: Message, job: ProcessRequest | None) -> Iterator[str]:
+    """Yield why a message, sound in itself, is not the result of a job."""
     if job is None:
         return
     if isinstance(message, ProcessRequest):
-        yield "a job is no answer to a job"
+        yield "a job is not a result"
     elif message.media_id != job.media_id:
         yield f"media_id is {message.media_id}; the job's is {job.media_id}"
     elif message.attempt not in (None, job.attempt):
@@ -192,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
         help="one JSON message each; standard input without any",
     )
     checking.add_argument(
-        "--job", metavar="FILE", help="the job that is answered, e.g. what `sample` printed"
+        "--job",
+        metavar="FILE",
+        help="the job that the message is the result of, e.g. what `sample` printed",
     )
     checking.add_argument("--strict", action="store_true", help="remarks are faults, too")
     return parser

@@ -45,10 +45,10 @@ def serve(render: Callable[[bytes, Limits], Rendered]) -> None:
         while header := originals.read(HEADER.size):
             original = originals.read(*HEADER.unpack(header))
             _allow_cpu_seconds(settings.cpu_seconds)
-            _send(connection, _answer(render, original, settings.limits))
+            _send(connection, _reply(render, original, settings.limits))
 
 
-def _answer(render: Callable[[bytes, Limits], Rendered], original: bytes, limits: Limits) -> Reply:
+def _reply(render: Callable[[bytes, Limits], Rendered], original: bytes, limits: Limits) -> Reply:
     try:
         return Reply(rendered=render(original, limits))
     except ImageError as error:

@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one original, or the empty READY with which a decoder begins."""
+    """The reply to one original, or the empty READY with which a decoder begins."""
 
     rendered: Rendered | None = None
     failure: Failure | None = None

@@ -228,7 +228,7 @@ class _Child:
         reply = self._receive(watch)
         outcome = reply.rendered or reply.failure
         if outcome is None:
-            raise ImageError("decoder_crashed", "the decoder's answer is empty")
+            raise ImageError("decoder_crashed", "the decoder's reply is empty")
         return outcome
 
     def _receive(self, watch: _Watch) -> Reply:
@@ -236,15 +236,13 @@ class _Child:
         self._transfer(self._socket.recv_into, header, watch)
         (length,) = HEADER.unpack(header)
         if length > MAX_REPLY_BYTES:
-            raise ImageError("decoder_crashed", "the decoder's answer is too long")
+            raise ImageError("decoder_crashed", "the decoder's reply is too long")
         body = bytearray(length)
         self._transfer(self._socket.recv_into, body, watch)
         try:
             return decode_reply(body)
         except msgspec.MsgspecError as error:
-            raise ImageError(
-                "decoder_crashed", f"the decoder's answer is wrong: {error}"
-            ) from error
+            raise ImageError("decoder_crashed", f"the decoder's reply is wrong: {error}") from error
 
     def _transfer(
         self, step: Callable[[memoryview], int], data: bytes | bytearray, watch: _Watch

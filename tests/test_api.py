@@ -120,7 +120,7 @@ class Service:
 
     def apply(self, result):
         self.lifecycle.processing.claim(10)
-        self.lifecycle.processing.apply([result])
+        self.lifecycle.processing.begin_results([result])()
 
     def set(self, media_id, **values):
         with self.engine.begin() as connection:

@@ -288,18 +288,16 @@ def test_the_failure_of_a_last_attempt_is_counted_as_the_end_alone(world):
         world.apply(failed(job, retryable=True))
 
 
-def test_outcomes_are_told_in_the_order_of_the_answers(world):
+def test_outcomes_are_told_in_the_order_of_the_results(world):
     job, other, pending = world.claimed(), world.claimed(), world.request()
-    outcomes = world.processing.apply(
-        [
-            processed(pending.media_id),
-            failed(uuid4()),
-            processed(job),
-            processed(job),
-            failed(other),
-            failed(other),
-            processed(uuid4()),
-        ]
+    outcomes = world.apply(
+        processed(pending.media_id),
+        failed(uuid4()),
+        processed(job),
+        processed(job),
+        failed(other),
+        failed(other),
+        processed(uuid4()),
     )
     assert outcomes == [
         ResultOutcome.DUPLICATE,

@@ -14,7 +14,14 @@ import uuid_utils.compat
 from config.settings import Settings
 from devstack.seaweedfs import SeaweedFS
 from mediaservice.database import create_database_engine, now_plus
-from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, RequestedUpload, UploadRequest
+from mediaservice.lifecycle import (
+    Claim,
+    Lifecycle,
+    MediaRow,
+    RequestedUpload,
+    ResultOutcome,
+    UploadRequest,
+)
 from mediaservice.messages import (
     FailedResult,
     ProcessedResult,
@@ -150,9 +157,9 @@ class World:
         self.apply(failed(job, code=code))
         return job.media_id
 
-    def apply(self, *results: Result) -> None:
-        """Apply workers' answers, as one batch."""
-        self.processing.apply(results)
+    def apply(self, *results: Result) -> list[ResultOutcome]:
+        """Apply workers' results, as one batch; return what each has come to."""
+        return self.processing.begin_results(results)()
 
     def purge_due(self) -> int:
         """Purge what is due now; return how many media that were."""

@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class InlineBroker:
-    """Publishing a job does it, there and then, and queues its answer for `consume`.
+    """Publishing a job does it, there and then, and queues its result for `consume`.
 
     Nothing is kept: what is lost with the process is dispatched again once its attempt has timed
     out. Once `stopping` is set no further job is begun, and no wait is long.
@@ -31,17 +31,17 @@ class InlineBroker:
         self._process = process
         self._stopping = stopping
         self._close = close
-        self._answers: deque[Delivery] = deque()
+        self._results: deque[Delivery] = deque()
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
-        """Process each job and keep the answer; return those not begun when it is to stop."""
+        """Process each job and keep the result; return those not begun when it is to stop."""
         for index, publication in enumerate(publications):
             if self._stopping.is_set():
                 return list(publications[index:])
             if isinstance(publication.message, ProcessRequest):
                 with _inline_delivery(publication.message, publication).log_context():
-                    answer = self._process(publication.message)
-                self._answers.append(_inline_delivery(answer, publication))
+                    result = self._process(publication.message)
+                self._results.append(_inline_delivery(result, publication))
         return []
 
     def count_waiting(self, queue: str) -> int:
@@ -49,10 +49,10 @@ class InlineBroker:
         return 0
 
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
-        """Return the answers kept so far."""
-        if not self._answers:
+        """Return the results kept so far."""
+        if not self._results:
             self._stopping.wait(wait_seconds)
-        return [self._answers.popleft() for _ in range(min(limit, len(self._answers)))]
+        return [self._results.popleft() for _ in range(min(limit, len(self._results)))]
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Nothing to tell."""

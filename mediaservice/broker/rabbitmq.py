@@ -87,13 +87,13 @@ class RabbitMQ:
     def count_waiting(self, queue: str) -> int:
         """Return how many messages wait in a queue; 0 when it cannot be known."""
         try:
-            answer = self._publishing[0].open().queue_declare(queue, passive=True)
+            declared = self._publishing[0].open().queue_declare(queue, passive=True)
         except BrokerUnavailable:
             return 0
         except (AMQPError, OSError) as error:
             self._publishing[0].fail(error)
             return 0
-        return int(answer.method.message_count)
+        return int(declared.method.message_count)
 
     def consume(self, *, limit: int, wait_seconds: float) -> list[Delivery]:
         """Return what has arrived, waiting at most `wait_seconds` for the first message.

@@ -62,7 +62,7 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
     """Publish dead letters anew, once what killed them is mended.
 
     Each is confirmed by RabbitMQ before it is taken off the queue. Safe to repeat: the service
-    takes every answer any number of times. Exit code 1 if one had to stay.
+    takes every result any number of times. Exit code 1 if one had to stay.
     """
     chosen = _chosen(ids, take_all=take_all)
     counts = {True: 0, False: 0}
@@ -89,7 +89,7 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
 def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> None:
     """Delete dead letters for good.
 
-    A lost answer is no loss of a media: it is processed again once its attempt has timed out.
+    A lost result is no loss of a media: it is processed again once its attempt has timed out.
     """
     chosen = _chosen(ids, take_all=take_all)
     what = "all dead letters" if chosen is None else f"dead letters {', '.join(sorted(chosen))}"

@@ -128,16 +128,16 @@ class StoreProbes:
 
     def _cdn(self) -> str:
         self._client.write_public()
-        answer = self._client.request("GET", f"{self._cdn_base_url}/{self._client.public_key}")
-        self._check_public(answer)
-        return f"HTTP 200, {answer.headers['Content-Type']}, {answer.headers['Cache-Control']}"
+        response = self._client.request("GET", f"{self._cdn_base_url}/{self._client.public_key}")
+        self._check_public(response)
+        return f"HTTP 200, {response.headers['Content-Type']}, {response.headers['Cache-Control']}"
 
     def _public_read(self) -> str:
         self._client.write_public()
-        answer = self._client.request("GET", self._client.public_address)
-        if answer.status in (401, 403):
-            raise Doubt(f"anonymous GET: HTTP {answer.status}")
-        self._check_public(answer)
+        response = self._client.request("GET", self._client.public_address)
+        if response.status in (401, 403):
+            raise Doubt(f"anonymous GET: HTTP {response.status}")
+        self._check_public(response)
         return "anonymous GET: HTTP 200"
 
     def _public_closed(self) -> str:
@@ -152,17 +152,17 @@ class StoreProbes:
             raise Broken(found)
         return found
 
-    def _check_public(self, answer: urllib3.BaseHTTPResponse) -> None:
-        if answer.status != 200:
-            raise Broken(f"HTTP {answer.status}")
-        if answer.data != self._client.body:
+    def _check_public(self, response: urllib3.BaseHTTPResponse) -> None:
+        if response.status != 200:
+            raise Broken(f"HTTP {response.status}")
+        if response.data != self._client.body:
             raise Broken("HTTP 200, with other bytes")
         for header, expected in (
             ("Content-Type", PUBLIC_TYPE),
             ("Cache-Control", PUBLIC_CACHE_CONTROL),
         ):
-            if answer.headers.get(header) != expected:
-                raise Broken(f"{header}: {answer.headers.get(header)}, not {expected}")
+            if response.headers.get(header) != expected:
+                raise Broken(f"{header}: {response.headers.get(header)}, not {expected}")
 
     def _own_origins(self) -> str:
         origins = self._web_origins
@@ -184,12 +184,12 @@ class StoreProbes:
 
     def _cors_fault(self, origin: str) -> str | None:
         """Return why a page of this origin may not upload, or None."""
-        answer = self._preflight(origin)
-        if answer.headers.get("Access-Control-Allow-Origin") not in (origin, "*"):
-            return f"{origin} is not allowed (HTTP {answer.status})"
-        if "PUT" not in _words(answer, "Access-Control-Allow-Methods"):
+        response = self._preflight(origin)
+        if response.headers.get("Access-Control-Allow-Origin") not in (origin, "*"):
+            return f"{origin} is not allowed (HTTP {response.status})"
+        if "PUT" not in _words(response, "Access-Control-Allow-Methods"):
             return f"{origin} may not PUT"
-        allowed = _words(answer, "Access-Control-Allow-Headers")
+        allowed = _words(response, "Access-Control-Allow-Headers")
         missing = {name.upper() for name in self._client.presign("any").headers} - allowed
         if missing and "*" not in allowed:
             return f"{origin} may not use {', '.join(sorted(missing)).lower()}"
@@ -225,5 +225,5 @@ class StoreProbes:
         return "versioning is off"
 
 
-def _words(answer: urllib3.BaseHTTPResponse, header: str) -> set[str]:
-    return {word.strip().upper() for word in answer.headers.get(header, "").split(",")}
+def _words(response: urllib3.BaseHTTPResponse, header: str) -> set[str]:
+    return {word.strip().upper() for word in response.headers.get(header, "").split(",")}

@@ -71,16 +71,16 @@ class StoreClient:
     ) -> urllib3.BaseHTTPResponse:
         """Upload; a header that is `changed` to None is left out."""
         headers = {**upload.headers, **(changed or {})}
-        answer = self._http.request(
+        response = self._http.request(
             upload.method,
             upload.url,
             body=self.body if body is None else body,
             headers={name: value for name, value in headers.items() if value is not None},
         )
-        if "Date" in answer.headers:
-            date = parsedate_to_datetime(answer.headers["Date"])
+        if "Date" in response.headers:
+            date = parsedate_to_datetime(response.headers["Date"])
             self.clock_ahead_seconds = (date - datetime.now(UTC)).total_seconds()
-        return answer
+        return response
 
     def upload(self) -> str:
         """Store the body and return its key. Raises Untried where uploads do not work."""
@@ -118,7 +118,7 @@ class StoreClient:
         url = self.storage.presign_read(bucket, key or "any", ttl_seconds=1).partition("?")[0]
         return url if key else url.removesuffix("any")
 
-    def refused(self, key: str, answer: urllib3.BaseHTTPResponse) -> str:
+    def refused(self, key: str, response: urllib3.BaseHTTPResponse) -> str:
         """Say how the store refused to store; raises Broken if it did not."""
         self.require_uploads()
         try:
@@ -127,12 +127,12 @@ class StoreClient:
             stored = False
         else:
             stored = True
-        if stored or answer.status < 300:
+        if stored or response.status < 300:
             outcome = "stored" if stored else "not stored"
-            raise Broken(f"HTTP {answer.status}, and the object was {outcome}")
-        if answer.status not in _REFUSALS:
-            raise Broken(f"HTTP {answer.status} is a fault, not a refusal")
-        return f"refused with HTTP {answer.status}"
+            raise Broken(f"HTTP {response.status}, and the object was {outcome}")
+        if response.status not in _REFUSALS:
+            raise Broken(f"HTTP {response.status} is a fault, not a refusal")
+        return f"refused with HTTP {response.status}"
 
     def require_uploads(self) -> None:
         """Raise Untried unless uploads work: a store that takes none would seem to refuse well."""

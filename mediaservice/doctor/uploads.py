@@ -60,9 +60,9 @@ class UploadProbes:
 
     def _upload(self) -> str:
         key = self._client.new_key()
-        answer = self._client.put(self._client.presign(key))
-        if answer.status != 200:
-            raise Broken(f"HTTP {answer.status}")
+        response = self._client.put(self._client.presign(key))
+        if response.status != 200:
+            raise Broken(f"HTTP {response.status}")
         found = self._client.storage.inspect_upload(key, with_checksum=True)
         if (found.size_bytes, found.content_type) != (len(self._client.body), CONTENT_TYPE):
             raise Broken(f"stored as {found.size_bytes} bytes of {found.content_type}")
@@ -86,25 +86,27 @@ class UploadProbes:
 
     def _type(self) -> str:
         key = self._client.new_key()
-        answer = self._client.put(self._client.presign(key), changed={"Content-Type": _OTHER_TYPE})
-        return self._client.refused(key, answer)
+        response = self._client.put(
+            self._client.presign(key), changed={"Content-Type": _OTHER_TYPE}
+        )
+        return self._client.refused(key, response)
 
     def _condition(self) -> str:
         key = self._client.new_key()
-        answer = self._client.put(self._client.presign(key), changed={"If-None-Match": None})
-        return self._client.refused(key, answer)
+        response = self._client.put(self._client.presign(key), changed={"If-None-Match": None})
+        return self._client.refused(key, response)
 
     def _copy(self) -> str:
         source = f"{self._client.storage.raw_bucket}/{self._client.upload()}"
         key = self._client.new_key()
         upload = self._client.presign(key, with_checksum=False)
-        answer = self._client.put(upload, changed={"x-amz-copy-source": source})
-        return self._client.refused(key, answer)
+        response = self._client.put(upload, changed={"x-amz-copy-source": source})
+        return self._client.refused(key, response)
 
     def _checksum(self) -> str:
         key = self._client.new_key()
-        answer = self._client.put(self._client.presign(key), self._client.body[::-1])
-        return self._client.refused(key, answer)
+        response = self._client.put(self._client.presign(key), self._client.body[::-1])
+        return self._client.refused(key, response)
 
     def _once(self) -> str:
         self._client.require_uploads()
@@ -112,11 +114,11 @@ class UploadProbes:
         upload = self._client.presign(key, with_checksum=False)
         self._client.put(upload)
         first = self._client.storage.inspect_upload(key, with_checksum=False)
-        answer = self._client.put(upload, self._client.body[::-1])
+        response = self._client.put(upload, self._client.body[::-1])
         second = self._client.storage.inspect_upload(key, with_checksum=False)
-        if answer.status < 300 or second.first_bytes != first.first_bytes:
-            raise Broken(f"HTTP {answer.status}: the object was replaced")
-        return f"refused with HTTP {answer.status}"
+        if response.status < 300 or second.first_bytes != first.first_bytes:
+            raise Broken(f"HTTP {response.status}: the object was replaced")
+        return f"refused with HTTP {response.status}"
 
     def _expiry(self) -> str:
         key = self._client.new_key()

@@ -167,16 +167,13 @@ class Processing:
         log_transitions(Event.ATTEMPTS_EXHAUSTED, failed)
         return len(failed)
 
-    def apply(self, results: Sequence[Result]) -> list[ResultOutcome]:
-        """Apply a batch of worker answers in one transaction; safe to repeat, in any order.
+    def begin_results(self, results: Sequence[Result]) -> Callable[[], list[ResultOutcome]]:
+        """Begin to apply a batch of workers' results, in one transaction.
 
-        Return what each has come to. Objects that a success has left for a deleted or unknown
-        media become due for purging, in a second transaction: a batch seldom has any.
+        Return the function that waits for it, to be called once, which tells what each result has
+        come to. Safe to repeat, in any order. Objects that a success has left for a deleted or
+        unknown media become due for purging, in a second transaction: a batch seldom has any.
         """
-        return self.begin(results)()
-
-    def begin(self, results: Sequence[Result]) -> Callable[[], list[ResultOutcome]]:
-        """Begin to apply a batch; return the function that waits for it, to be called once."""
         processed = {
             r.media_id: _ready_record(r) for r in results if isinstance(r, ProcessedResult)
         }
@@ -264,7 +261,7 @@ class Processing:
     def job_of_ready(self, media_id: UUID) -> ProcessRequest:
         """Return the job of a ready media anew, to have lost public objects written again.
 
-        Nothing about the media changes, now or by the answer: a ready media never regresses. It
+        Nothing about the media changes, now or by the result: a ready media never regresses. It
         helps where the worker writes the same keys again, as the reference worker does. Raises
         MEDIA_NOT_FOUND, or REPROCESSING_NOT_POSSIBLE.
         """
