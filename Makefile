@@ -21,8 +21,8 @@ test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromiu
 	$(pytest) $(ARGS)
 
 .PHONY: test-fast
-test-fast: venv ## Run the tests that need nothing but Python
-	$(pytest) -m "not services" $(ARGS)
+test-fast: venv ## Run the tests that need no server and no other process
+	$(pytest) -m "not slow" $(ARGS)
 
 .PHONY: coverage
 coverage: venv ## Run all tests but chaos and browser; show lines and branches that none of them takes

@@ -55,7 +55,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.services)
+            item.add_marker(pytest.mark.slow)
     # The longest goes first: as the last one it would have a core to itself.
     items.sort(key=lambda item: item.path.parent.name != "chaos")
 

@@ -223,6 +223,7 @@ def test_worker_and_listener_do_without_flask():
     assert not {name for name in seen if name.split(".")[0] in ("flask", "flask_smorest")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "spared"),
     [

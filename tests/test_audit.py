@@ -14,7 +14,7 @@ LONG_AGO = 10_000
 MIN_AGE_SECONDS = 3600
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request):
     return request.getfixturevalue(f"{request.param}_url")
 

@@ -342,7 +342,7 @@ def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
     assert world.processing.retry_failed(10, failed_before=world.now()) == 1
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_bulk_retries_on_postgresql(make_world, postgresql_url):
     world = make_world(DATABASE_URL=postgresql_url)
     failed = [world.failed() for _ in range(3)]
@@ -566,7 +566,7 @@ def service(make_world, tmp_path):
         yield world
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_files_are_uploaded_to_a_running_service(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg(800, 600))
     (tmp_path / "drawing").write_bytes(png())  # the content counts, not the name
@@ -602,7 +602,7 @@ def test_a_file_is_declared_as_what_the_service_takes_it_for(tmp_path, brand):
     assert _declaration(photo)["content_type"] == "image/heic"
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg(800, 600))
     where = ("--url", service.url, "--user-id", uuid4())
@@ -619,7 +619,7 @@ def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
     ]
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_a_client_needs_none_of_the_services_settings(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     where = ("--url", service.url, "--user-id", str(uuid4()))
@@ -654,7 +654,7 @@ def test_a_token_may_be_in_a_file(run, tmp_path):
     assert "secret" not in shown.out + shown.err
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     shown = runner(service)("upload", tmp_path / "photo.jpg", "--url", service.url, "--json")
@@ -667,7 +667,7 @@ def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
     assert shown.json[0]["error"]["code"] == "corrupt_image"
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_waiting_for_an_image_has_an_end(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     words = ("--url", service.url, "--user-id", uuid4(), "--timeout", 0, "--json")
@@ -676,7 +676,7 @@ def test_waiting_for_an_image_has_an_end(service, tmp_path):
     assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_a_put_whose_answer_was_lost_is_repeated_without_harm(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     client = ServiceClient(service.url, Credentials(user_id=str(uuid4())))

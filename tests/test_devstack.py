@@ -95,7 +95,7 @@ def test_sockets_of_servers_that_were_killed_are_removed():
     assert left == [False, True, True]
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_servers_die_with_their_parent():
     # Not pytest's own folder: PostgreSQL, started by root as another user, could not reach it.
     folder = Path(tempfile.mkdtemp(prefix="media-servers-"))
@@ -112,7 +112,7 @@ def test_servers_die_with_their_parent():
     shutil.rmtree(folder)
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
     parts = ExitStack()
 

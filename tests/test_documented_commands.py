@@ -190,7 +190,7 @@ def test_commands_that_only_tell_something(command):
     assert run([sys.executable if words[0] == "python" else words[0], *words[1:]]).strip()
 
 
-@pytest.mark.services
+@pytest.mark.slow
 @pytest.mark.parametrize("command", IN_A_COPY)
 def test_what_make_writes_is_what_is_kept(command, copy):
     before = contents(copy)
@@ -205,7 +205,7 @@ def test_recipes_of_make_have_commands(command):
     assert ".venv/bin/python" in run(["make", "--dry-run", target])
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_a_new_column_gets_its_migration(copy, tmp_path):
     variables = environment(DATABASE_URL=f"sqlite:///{tmp_path / 'media.sqlite'}")
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(copy), **variables}

@@ -26,7 +26,7 @@ URL_LIFE = timedelta(seconds=900)
 URL_DEAD = timedelta(seconds=1200)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.services)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request):
     return request.getfixturevalue(f"{request.param}_url")
 
@@ -1162,7 +1162,7 @@ def test_statistics_count_what_there_is(world):
     ]
 
 
-@pytest.mark.services
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_large_tables_are_sampled(world, monkeypatch):
     world.insert()

@@ -173,12 +173,14 @@ def check_gunicorn(**variables):
     )
 
 
+@pytest.mark.slow
 def test_a_metrics_folder_that_is_not_there_is_made(tmp_path):
     folder = tmp_path / "run" / "metrics"
     checked = check_gunicorn(PROMETHEUS_MULTIPROC_DIR=str(folder))
     assert (checked.returncode, folder.is_dir()) == (0, True), checked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("PROMETHEUS_MULTIPROC_DIR", "app.py"), ("WEB_CONCURRENCY", "0")],

@@ -31,7 +31,7 @@ SPECIFIED_COLUMNS = {
 }
 
 
-POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.services)
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.slow)
 on_postgresql = pytest.mark.parametrize("empty_database_url", [POSTGRESQL], indirect=True)
 
 

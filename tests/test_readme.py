@@ -78,7 +78,7 @@ def assert_is_image(url: str) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/webp")
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_the_curl_client_uploads_a_photo(service, tmp_path):
     script = client("sh", "request-upload").replace(ADDRESS, service)
     said = run_client(["sh", "-eu", "-c", script], tmp_path)
@@ -87,20 +87,20 @@ def test_the_curl_client_uploads_a_photo(service, tmp_path):
     assert '"status":"ready"' in said.replace(" ", "")
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_the_python_client_uploads_a_photo(service, tmp_path):
     program = client("python", "request-upload").replace(ADDRESS, service)
     assert_is_image(run_client([sys.executable, "-c", program], tmp_path).strip())
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_the_javascript_client_uploads_a_photo(service, tmp_path):
     program = client("js", "request-upload").replace(ADDRESS, service)
     (tmp_path / "client.mjs").write_text(program)
     assert_is_image(run_client(["node", "client.mjs"], tmp_path).strip())
 
 
-@pytest.mark.services
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["python", "js"])
 def test_a_client_says_why_a_photo_failed(service, tmp_path, language):
     program = client(language, "request-upload").replace(ADDRESS, service)

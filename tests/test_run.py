@@ -15,7 +15,7 @@ from devstack.process import find_free_ports, wait_until
 from tests.builders import jpeg
 from tests.supervised import READY, Run, copy_project, left_over
 
-pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -335,6 +335,7 @@ def test_one_of_the_two_keys_is_a_fault():
             settings(**{name: ""})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["-c", "import app"], ["worker_listener.py"], ["-m", "mediaworker"]]
 )
@@ -378,6 +379,7 @@ assert storage.purge(raw_key="uploads/k", public_prefix="media/k/")
 """
 
 
+@pytest.mark.slow
 def test_work_is_done_without_boto3(moto):
     variables = {"S3_ENDPOINT": moto, "S3_RAW_BUCKET": "a-raw", "S3_PUBLIC_BUCKET": "a-public"}
     Storage(settings(**variables)).create_buckets(())

@@ -119,6 +119,7 @@ def test_without_the_setting_nothing_is_traced(make_app, seaweedfs):
     span.end()
 
 
+@pytest.mark.slow
 def test_without_the_setting_nothing_is_imported():
     assert "opentelemetry.sdk" not in loaded_by("app", "worker_listener", "mediaworker.__main__")
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 
-@pytest.mark.services
+@pytest.mark.slow
 def test_connections_without_a_request_keep_no_worker_busy(site):
     address = urlsplit(site.url)
     with ExitStack() as idle:

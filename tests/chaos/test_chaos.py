@@ -10,7 +10,7 @@ import pytest
 from mediaservice import PROJECT
 
 
-@pytest.mark.services
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_stuck_orphaned_or_illegal_under_faults() -> None:
     seed = os.environ.get("SEED") or str(secrets.randbelow(10**6))

@@ -77,6 +77,7 @@ def test_both_take_messages_that_are_newer_than_they_are():
     assert decode(MEDIA_PROCESSED, json.dumps(message).encode())
 
 
+@pytest.mark.slow
 def test_the_document_is_valid_asyncapi(asyncapi, tmp_path):
     packages = install(PROJECT / "tests" / "contract" / "npm", tmp_path)
     rules = packages / "node_modules/@asyncapi/specs/schemas/3.0.0-without-$id.json"

@@ -20,6 +20,8 @@ from mediaworker.sandbox import Sandbox
 from tests.builders import jpeg, png
 from tests.worker.pictures import animation, encoded, flat, noise, scene, with_sides_of
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1024 * 1024
 MEMORY_BYTES = 512 * MEGABYTE
 GIF_HEADER = b"GIF89a" + struct.pack("<HHBBB", 16, 16, 0x80, 0, 0) + bytes(6)
@@ -214,7 +216,6 @@ def test_many_damaged_images_become_codes(sandbox: Sandbox, format_name: str):
     assert outcome(sandbox, PHOTO) == RENDERED
 
 
-@pytest.mark.services
 def test_no_hostile_image_takes_more_memory_than_it_is_allowed():
     """Measured by the kernel, over a decoder's whole life with all of them."""
     with Sandbox(Limits(), memory_bytes=MEMORY_BYTES, wall_seconds=60) as sandbox:

@@ -150,13 +150,13 @@ FORBIDDEN: dict[str, dict[str, Callable[[Any], object]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("role", "deed"), [(role, deed) for role, deeds in FORBIDDEN.items() for deed in deeds]
-)
-def test_no_role_may_do_anothers_work(roles: Roles, role: str, deed: str):
-    with pytest.raises(ClientError) as raised:
-        FORBIDDEN[role][deed](roles.client(role))
-    assert raised.value.response["Error"]["Code"] == "AccessDenied"
+@pytest.mark.parametrize("role", FORBIDDEN)
+def test_no_role_may_do_anothers_work(roles: Roles, role: str):
+    client = roles.client(role)
+    for deed, attempt in FORBIDDEN[role].items():
+        with pytest.raises(ClientError) as raised:
+            attempt(client)
+        assert raised.value.response["Error"]["Code"] == "AccessDenied", deed
 
 
 def test_a_role_without_its_policy_can_do_nothing(roles: Roles):

@@ -247,6 +247,7 @@ print(app.test_client().get("/api/media", headers=headers).text)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("app_env", ["development", "production"])
 def test_the_traceback_of_a_fault_of_ours_shows_no_values(app_env: str):
     bearer = secrets.token_hex(24)

@@ -24,6 +24,8 @@ from tests.builders import loaded_by
 from tests.worker.hostile_decoder import SMALLEST
 from tests.worker.pictures import FORMATS, animation, encoded, flat, png_bomb, scene
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "tests.worker.hostile_decoder"
 MEGABYTE = 1024 * 1024
 
@@ -69,9 +71,7 @@ def pid_of(sandbox: Sandbox) -> int:
         ("exit 0", "decoder_crashed", "the decoder exited with status 0"),
         ("exit 3", "decoder_crashed", "the decoder exited with status 3"),
         ("kill SIGKILL", "decoder_out_of_memory", "the decoder died by SIGKILL"),
-        pytest.param(
-            "spin", "decoder_timeout", "the decoder died by SIGXCPU", marks=pytest.mark.services
-        ),
+        pytest.param("spin", "decoder_timeout", "the decoder died by SIGXCPU"),
         (f"allocate {1000 * MEGABYTE}", "decoder_out_of_memory", "an allocation was refused"),
         (f"share_memory {400 * MEGABYTE}", "decoder_out_of_memory", "more than 314572800 bytes"),
     ],
@@ -292,7 +292,6 @@ def test_the_limits_hold_in_the_decoder():
         assert failure_of(sandbox, original).code == "image_too_large"
 
 
-@pytest.mark.services
 @pytest.mark.parametrize("format_name", ["jpeg", "png", "webp", "gif", "heic"])
 def test_the_largest_image_allowed_needs_neither_much_memory_nor_a_file(format_name):
     original = encoded(flat(7_000, 7_000), format_name)
@@ -300,7 +299,6 @@ def test_the_largest_image_allowed_needs_neither_much_memory_nor_a_file(format_n
         assert sandbox.render(original).width == 2048
 
 
-@pytest.mark.services
 def test_an_image_that_needs_too_much_memory_says_so():
     original = encoded(flat(7_000, 7_000), "webp")
     with Sandbox(memory_bytes=150 * MEGABYTE) as sandbox:
