@@ -252,13 +252,15 @@ class Listener:
             self._heartbeat.beat()
             self._broker.rest(0)
             try:
-                self._lifecycle.deletion.purge(left[-1])
+                is_purged = self._lifecycle.deletion.purge(left[-1])
             except StoreUnavailable as error:
                 # One time-out is enough: the store is asked again for all of them, later.
                 log.error("purge_postponed", count=len(left), reason=str(error))
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
                 break
-            metrics.PURGES.labels("done").inc()
+            if not is_purged:
+                log.error("purge_postponed", count=1, reason="objects are there again")
+            metrics.PURGES.labels("done" if is_purged else "postponed").inc()
             left.pop()
         metrics.PURGES.labels("postponed").inc(len(left))
         for row in left:

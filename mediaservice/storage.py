@@ -35,6 +35,7 @@ __all__ = [
 # Re-encoded images never change under their key: a new picture is a new media.
 PUBLIC_CACHE_CONTROL = "public, max-age=31536000, immutable"
 CORS_MAX_AGE_SECONDS = 3600
+AWS_FIRST_REGION = "us-east-1"  # the only one that CreateBucket must not be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Storage:
     def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
+        self._region = settings.s3_region
         self._s3 = S3Client(settings)
         self._signer = self._s3.create_signer(presign_endpoint or settings.s3_endpoint)
 
@@ -233,9 +235,12 @@ class Storage:
 
         Safe to repeat: each part is set to what it should be.
         """
+        elsewhere = {}
+        if self._region != AWS_FIRST_REGION:
+            elsewhere["CreateBucketConfiguration"] = {"LocationConstraint": self._region}
         for bucket in (self.raw_bucket, self.public_bucket):
             if not self._exists(bucket):
-                self._s3.administer("create_bucket", Bucket=bucket)
+                self._s3.administer("create_bucket", Bucket=bucket, **elsewhere)
         policy = {
             "Version": "2012-10-17",
             "Statement": [

@@ -137,9 +137,12 @@ class Sandbox:
         if self._child and self._child.is_running():
             return self._child
         self.close()
-        self._child = _Child(
-            self._decoder_module, self._limits, self._memory_bytes, self._cpu_seconds
-        )
+        try:
+            self._child = _Child(
+                self._decoder_module, self._limits, self._memory_bytes, self._cpu_seconds
+            )
+        except OSError as error:  # no memory, no process or no file descriptor is left
+            raise DecoderUnavailable(f"the decoder cannot be started: {error}") from error
         try:
             self._child.await_ready(self._watch(self._child, START_SECONDS, on_wait))
         except BaseException as error:
@@ -195,18 +198,22 @@ class _Child:
         self._socket.settimeout(TICK_SECONDS)
         with theirs:
             fd = theirs.fileno()
-            self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-                [sys.executable, "-P", "-m", module, str(fd), msgspec.json.encode(settings)],
-                # All it gets to know: not one of our variables, some of which are credentials.
-                env={
-                    "PYTHONPATH": os.pathsep.join([str(_PROJECT), *filter(None, sys.path)]),
-                    "VIPS_CONCURRENCY": "1",
-                },
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[fd],
-            )
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+                    [sys.executable, "-P", "-m", module, str(fd), msgspec.json.encode(settings)],
+                    # All it gets to know: not one of our variables, some of which are credentials.
+                    env={
+                        "PYTHONPATH": os.pathsep.join([str(_PROJECT), *filter(None, sys.path)]),
+                        "VIPS_CONCURRENCY": "1",
+                    },
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[fd],
+                )
+            except OSError:
+                self._socket.close()
+                raise
         self.pid = self._process.pid
 
     def is_running(self) -> bool:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from config.settings import ConfigurationError, Settings
 from mediaservice import PROJECT, create_app, health
@@ -257,7 +258,7 @@ def run(world):
     def take(*deliveries):
         stopping = threading.Event()
         broker = InlineBroker(lambda job: failed(job.media_id), stopping)
-        broker._answers.extend(deliveries)
+        broker._results.extend(deliveries)
         Listener(world.lifecycle, broker, stopping, poll_seconds=0.02).run_once()
 
     return take
@@ -394,6 +395,19 @@ def test_dispatches_and_purges_are_counted(world, run):
         grows("media_purges_total", outcome="done"),
     ):
         run()
+
+
+def test_a_purge_after_which_objects_are_there_again_is_counted_and_told(world, run, monkeypatch):
+    world.delete(world.ready())
+    monkeypatch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
+    with (
+        grows("media_purges_total", outcome="postponed"),
+        grows("media_purges_total", by=0, outcome="done"),
+        capture_logs() as lines,
+    ):
+        run()
+    (line,) = [line for line in lines if line["event"] == "purge_postponed"]
+    assert (line["count"], line["reason"]) == (1, "objects are there again")
 
 
 # Worker

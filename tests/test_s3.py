@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -299,6 +300,13 @@ def test_keys_that_no_setting_gives_are_those_of_the_environment(aws, moto):
     storage.create_buckets(())
     with pytest.raises(ObjectNotFound):
         read(storage)
+
+
+def test_buckets_are_made_in_the_region_that_is_set(moto):
+    variables = {"S3_ENDPOINT": moto, "S3_REGION": "eu-west-1", "S3_RAW_BUCKET": "in-ireland"}
+    Storage(settings(**variables)).create_buckets(())
+    located = requests.get(f"{moto}/in-ireland?location", timeout=10).text
+    assert ">eu-west-1<" in located
 
 
 PROGRAM = """

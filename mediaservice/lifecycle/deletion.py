@@ -99,10 +99,11 @@ class Deletion:
         )
         return list(claimed)
 
-    def purge(self, row: MediaRow) -> None:
+    def purge(self, row: MediaRow) -> bool:
         """Delete the bytes of one claimed media, look again, and set what is due next.
 
-        Raises StoreUnavailable; `postpone` the media then.
+        Return whether they are gone; if not, they will be tried again. Raises StoreUnavailable:
+        `postpone` the media then.
         """
         originals_only = row.status == Status.READY and row.deleted_at is None
         is_empty = self._storage.purge(
@@ -119,6 +120,7 @@ class Deletion:
             self._finish(row, due_at=self._nothing_comes_after(row))
         else:
             self._rows.execute(delete(Media).where(_lease_of(row)))
+        return is_empty
 
     def purge_stray(self, media_id: UUID) -> None:
         """Have the objects of a media that is unknown or deleted purged; one that lives stays."""

@@ -200,6 +200,12 @@ def test_a_decoder_that_cannot_start_is_not_the_images_fault(capfd):
     assert "no_such_module" in capfd.readouterr().err
 
 
+def test_a_machine_that_starts_no_process_is_not_the_images_fault(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(DecoderUnavailable, match=r"cannot be started: .*No such file"):
+        Sandbox().start()
+
+
 def test_a_busy_decoder_dies_with_its_consumer():
     script = (
         "from mediaworker.sandbox import Sandbox\n"
