@@ -1,1 +1,1 @@
-"""Configuration: the only package that reads environment variables."""
+"""Configuration: every setting of the service, and gunicorn's."""

@@ -9,10 +9,11 @@ from openapi_spec_validator import validate
 
 from config.settings import Settings
 from docgen.openapi import DOCUMENT, render
-from mediaservice import create_app, errors
+from mediaservice import PROJECT, create_app, errors
 from mediaservice.errors import Failure
 from tests.builders import environment, production
 from tests.conformance import operations, resolve, schema_of
+from tests.documents import blocks
 
 
 @pytest.fixture
@@ -22,6 +23,14 @@ def document():
 
 def test_the_kept_document_is_the_one_of_the_code():
     assert DOCUMENT.read_text() == render(), "run `make openapi` and look at the difference"
+
+
+def test_the_contract_shows_a_media_and_an_error_as_they_are(document):
+    shown = [json.loads(block) for block in blocks(PROJECT / "docs" / "contract.md", "json")]
+    for example, name in zip(shown, ("Media", "Error"), strict=True):
+        schema = resolve(document, {"$ref": f"#/components/schemas/{name}"})
+        OAS31Validator({**schema, "components": document["components"]}).validate(example)
+        assert example.keys() == schema["properties"].keys() - {"errors"}
 
 
 @pytest.mark.parametrize(
