@@ -24,10 +24,13 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from mediaservice.database import UtcDateTime, create_database_engine
 from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
+from mediaservice.listener import RESULT_BATCH
+from mediaservice.messages import MAX_BODY_BYTES
 from tests.world import processed
 
 LOCK = -(2**63)
@@ -172,6 +175,24 @@ def test_of_statements_sent_together_one_that_fails_undoes_all(engine, other, in
         sent.rows()
     assert numbers_in(other) == [before[0].number]
     assert insertion.run(number=4)[0].number == 4
+
+
+@pytest.mark.parametrize("way", ["TCP", "Unix socket"])
+def test_more_than_the_way_to_the_server_holds_arrives(postgresql_url, other, way):
+    url = make_url(postgresql_url)
+    if way == "Unix socket":
+        (folder,) = other.execute("SHOW unix_socket_directories").fetchone()
+        url = url.set(host=None, port=None, query={"host": folder, "port": str(url.port)})
+    engine = create_database_engine(url.render_as_string(hide_password=False))
+    length = func.length(bindparam("records", type_=Text)).label("length")
+    measured = Prepared(Sessions(engine), select(length))
+    largest = RESULT_BATCH * MAX_BODY_BYTES
+    with closing(engine.raw_connection()) as connection:
+        is_local = connection.driver_connection.info.host.startswith("/")
+    assert is_local == (way == "Unix socket")
+    (one,), (other_one,) = Sent(engine, [(measured, {"records": "x" * largest})] * 2).rows()
+    assert one.length == other_one.length == largest
+    engine.dispose()
 
 
 def test_nothing_is_sent_together(engine):

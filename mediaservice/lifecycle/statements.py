@@ -1,8 +1,10 @@
 """Statements that every request or batch runs: written by SQLAlchemy, sent straight through libpq.
 
-SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; what both do on
-each execution besides, three times libpq's own work, is left out. Rare statements go through
-`Rows.execute`.
+SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; their overhead at
+each execution, three times libpq's own work, is skipped. Rare statements go through `Rows.execute`.
+
+psycopg's connections do not block: what is sent may stay in libpq until there is room on its way, so
+whoever waits for a result has to go on sending meanwhile.
 """
 
 import select
@@ -34,17 +36,19 @@ class _Session:
     pgconn: PGconn
     values: abc.Transformer
     readable: select.poll
+    ready: select.poll  # to be read or to be written to
     prepared: set[bytes]
 
     @classmethod
     def on(cls, connection: PoolProxiedConnection) -> Self:
         """Return the session of a connection that is checked out."""
         driver = cast("psycopg.Connection[Any]", connection.driver_connection)
-        readable = select.poll()
+        readable, ready = select.poll(), select.poll()
         readable.register(driver.pgconn.socket, select.POLLIN)
+        ready.register(driver.pgconn.socket, select.POLLIN | select.POLLOUT)
         values = cast(Any, adapt.Transformer)(driver)
         prepared = connection.info.setdefault("prepared", set())
-        return cls(connection, driver.pgconn, values, readable, prepared)
+        return cls(connection, driver.pgconn, values, readable, ready, prepared)
 
     def prepare(self, name: bytes, sql: str) -> None:
         """Have a statement planned, unless it is. The server finds out its parameters' types."""
@@ -55,7 +59,8 @@ class _Session:
     def wait_for_result(self) -> PGresult | None:
         """Return the next result of what was sent; other threads run meanwhile."""
         while self.pgconn.is_busy():
-            self.readable.poll()
+            is_unsent = self.pgconn.flush()
+            (self.ready if is_unsent else self.readable).poll()
             self.pgconn.consume_input()
         return self.pgconn.get_result()
 
