@@ -18,8 +18,8 @@ from typing import IO, Any
 development = os.environ.get("APP_ENV") == "development"
 
 # Development trusts whoever calls, so it listens to this machine alone.
-host = "127.0.0.1" if development else os.environ.get("HOST", "0.0.0.0")  # noqa: S104 - a container must
-bind = f"{host}:{os.environ.get('PORT', '8000')}"
+host = "127.0.0.1" if development else os.environ.get("HOST") or "0.0.0.0"  # noqa: S104 - a container must
+bind = f"{host}:{os.environ.get('PORT') or '8000'}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 if workers == 0:  # gunicorn itself refuses all else that is no number of processes
     sys.exit("WEB_CONCURRENCY should be 1 or more: without processes nobody is served.")

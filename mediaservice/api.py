@@ -184,7 +184,8 @@ def get_media(media_id: UUID) -> Any:
     row = parts.lifecycle.rows.visible(media_id, g.caller)
     etag = f"{row.updated_at.timestamp():.6f}-{_cdn_digest(parts.settings.cdn_base_url)}"
     headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
-    if etag in request.if_none_match:
+    # Weakly: a proxy that compresses makes it weak.
+    if request.if_none_match.contains_weak(etag):
         return Response(status=304, headers=headers)
     body = _media(row, parts.settings.cdn_base_url)
     return respond(body, 200, {**headers, **_polling_headers(row)})

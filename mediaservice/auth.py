@@ -1,4 +1,4 @@
-"""Who is calling: a JWT, a gateway's word, or (in development, on loopback) anybody's word.
+"""Who is calling: a JWT, a gateway's word, or (in development, on loopback) an unverified claim.
 
 Knows nothing of media: it turns a request into the caller's UUID or into UNAUTHENTICATED, which
 tells a stranger nothing; the reason is for the log.

@@ -57,7 +57,7 @@ IDEMPOTENCY_KEY_REUSED = Failure(
     "idempotency_key_reused",
     409,
     False,
-    "This Idempotency-Key was used for another request or a finished upload: take a new key.",
+    "This Idempotency-Key was used for another request or a finished upload: use a new key.",
 )
 RETRY_NOT_POSSIBLE = Failure(
     "retry_not_possible", 409, False, "Only a media whose processing failed can be retried."

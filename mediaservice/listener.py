@@ -26,7 +26,7 @@ from mediaservice.broker import (
     Delivery,
     Publication,
 )
-from mediaservice.lifecycle import Claim, Lifecycle, ResultOutcome
+from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, ResultOutcome
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
 from mediaservice.monitoring import Heartbeat
 from mediaservice.storage import StoreUnavailable
@@ -38,6 +38,8 @@ DISPATCH_BATCH = 50
 PUBLISHERS = 4  # connections that await confirms at the same time; more are slower here
 HOUSEKEEPING_BATCH = 20
 HOUSEKEEPING_SECONDS = 1.0
+# A round's purging ends after this long, so that a slow store holds up neither results nor jobs.
+PURGE_SECONDS = 0.25
 SAMPLE_SECONDS = 15.0
 # After a fault of the database, the store or the broker, this long before the same is tried again.
 FAULT_WAIT_SECONDS = 1.0
@@ -77,6 +79,7 @@ class Listener:
         self._dispatch_batch = dispatch_batch
         self._heartbeat = heartbeat or Heartbeat("listener")
         self._in_flight: _Batch | None = None
+        self._purging: list[MediaRow] = []  # claimed; their leases bring them back
         self._dispatch_at = self._housekeeping_at = self._purge_at = self._sample_at = 0.0
 
     def run(self) -> None:
@@ -90,7 +93,7 @@ class Listener:
         log.info("listener_stopped")
 
     def run_once(self) -> None:
-        """Take what results there are, waiting no longer than until work is due; then do that."""
+        """Take waiting results, waiting for them until work is due at most; then do that work."""
         self._heartbeat.beat()
         wait_seconds = max(0.0, min(self._dispatch_at, self._housekeeping_at) - time.monotonic())
         if self._in_flight:
@@ -195,7 +198,8 @@ class Listener:
         claimed = self._lifecycle.processing.claim(self._dispatch_batch)
         if not claimed:
             return False
-        held = self._hold_waiting([claim for claim in claimed if claim.is_resend])
+        # The last attempt is published all the same: the job that waits may be another's.
+        held = self._hold_waiting([c for c in claimed if c.is_resend and c.attempts_left])
         failed = self._broker.publish(
             [
                 Publication(c.job, c.request_id, c.traceparent)
@@ -207,6 +211,7 @@ class Listener:
         for claim in claimed:
             if claim.job.media_id in given_back:
                 self._lifecycle.processing.give_back(claim, delay_seconds=UNROUTABLE_WAIT_SECONDS)
+        self._lifecycle.processing.keep([c for c in claimed if c.job.media_id not in given_back])
         for claim in claimed:
             _report_dispatch(claim, held=held, given_back=given_back)
         return len(claimed) == self._dispatch_batch and not failed
@@ -237,35 +242,38 @@ class Listener:
             self._lifecycle.uploads.expire(HOUSEKEEPING_BATCH),
             self._lifecycle.processing.give_up(HOUSEKEEPING_BATCH),
             self._lifecycle.deletion.retire(HOUSEKEEPING_BATCH),
-            self._purge(),
         ]
-        return max(counts) == HOUSEKEEPING_BATCH
+        return self._purge() or max(counts) == HOUSEKEEPING_BATCH
 
-    def _purge(self) -> int:
+    def _purge(self) -> bool:
+        """Purge for a while; say whether there may be more."""
         if time.monotonic() < self._purge_at:
-            return 0
-        claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
-        # In any order: one that the store always refuses must not stand before the same others.
-        left = random.sample(claimed, len(claimed))
-        while left and not self._stopping.is_set():
+            return False
+        if not self._purging:
+            claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
+            # In any order: one that the store always refuses must not stand before the same others.
+            self._purging = random.sample(claimed, len(claimed))
+        is_any = bool(self._purging)
+        end_at = time.monotonic() + PURGE_SECONDS
+        while self._purging and not self._stopping.is_set() and time.monotonic() < end_at:
             # A slow store can take longer over a batch than anybody waits for a sign of life.
             self._heartbeat.beat()
             self._broker.rest(0)
             try:
-                is_purged = self._lifecycle.deletion.purge(left[-1])
+                is_purged = self._lifecycle.deletion.purge(self._purging[-1])
             except StoreUnavailable as error:
                 # One time-out is enough: the store is asked again for all of them, later.
-                log.error("purge_postponed", count=len(left), reason=str(error))
+                log.error("purge_postponed", count=len(self._purging), reason=str(error))
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
-                break
+                metrics.PURGES.labels("postponed").inc(len(self._purging))
+                while self._purging:
+                    self._lifecycle.deletion.postpone(self._purging.pop())
+                return False
             if not is_purged:
                 log.error("purge_postponed", count=1, reason="objects are there again")
             metrics.PURGES.labels("done" if is_purged else "postponed").inc()
-            left.pop()
-        metrics.PURGES.labels("postponed").inc(len(left))
-        for row in left:
-            self._lifecycle.deletion.postpone(row)
-        return 0 if left else len(claimed)
+            self._purging.pop()
+        return is_any
 
 
 def _report_dispatch(claim: Claim, *, held: set[UUID], given_back: set[UUID]) -> None:

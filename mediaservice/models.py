@@ -65,7 +65,7 @@ Media = Table(
     Column("attempt", Integer, nullable=False),  # the one last published; fences late failures
     Column("attempts_left", Integer, nullable=False),
     Column("raw_etag", Text),  # set once the original is pinned
-    Column("checksum_sha256", Text),  # base64, as S3 has it
+    Column("checksum_sha256", Text),  # base64, like S3's
     Column("error_code", Text),
     Column("variants", Json),
     Column("placeholder", Text),

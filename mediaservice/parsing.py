@@ -41,8 +41,8 @@ class StrictBlueprint(Blueprint):
     def arguments(self, schema: Schema, *, location: str = "json", **kwargs: Any) -> Decorator:
         """Give the view what a schema reads.
 
-        What every request has, or most have not, is read without webargs, which takes as long as
-        the rest of the view: the body, and headers of which none is there.
+        The body, and headers that are usually absent, bypass webargs, which takes as long as the
+        rest of the view.
         """
         decorate = super().arguments(schema, location=location, **kwargs)
         names = [field.data_key or name for name, field in schema.fields.items()]

@@ -80,7 +80,7 @@ class S3Client:
                 redirect=False,
                 status_forcelist=_PASSING,
                 raise_on_status=False,
-                # The caller is told when to come back; nobody sleeps here for as long as it likes.
+                # The caller is told when to come back; we do not sleep as long as a store asks.
                 respect_retry_after_header=False,
             ),
             # urllib3 would read the authorities' certificates anew for each connection.

@@ -19,7 +19,7 @@ _UUID = re.compile("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class Sha256(fields.String):
-    """A SHA-256 as 64 hex digits or as 44 characters of base64; base64 inside, as S3 has it."""
+    """A SHA-256 as 64 hex digits or as 44 characters of base64; base64 inside, like S3's."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = str(super()._deserialize(value, *args, **kwargs))

@@ -72,7 +72,7 @@ class Storage:
 
     Upload URLs are signed for `presign_endpoint`, the host that browsers see: the host is part of
     the signature, so it cannot be rewritten afterwards. Everything else goes to `s3_endpoint`.
-    Every method raises StoreUnavailable when the store cannot answer.
+    Every method raises StoreUnavailable when the store cannot be reached or fails.
     """
 
     def __init__(self, settings: BaseSettings, *, presign_endpoint: str | None = None) -> None:
@@ -189,7 +189,7 @@ class Storage:
         )
 
     def purge(self, *, raw_key: str, public_prefix: str | None) -> bool:
-        """Delete the original and everything under the prefix, look again, say if all is gone.
+        """Delete the original and all under the prefix; check again and return whether all is gone.
 
         Safe to repeat. Without a prefix only the original is purged.
         """
@@ -233,7 +233,7 @@ class Storage:
     def create_buckets(self, web_origins: tuple[str, ...]) -> None:
         """Make both buckets, open `public` to readers and `raw` to PUTs from pages of the origins.
 
-        Safe to repeat: each part is set to what it should be.
+        Safe to repeat. A policy that `public` has already stays: it may be for the CDN alone.
         """
         elsewhere = {}
         if self._region != AWS_FIRST_REGION:
@@ -241,21 +241,8 @@ class Storage:
         for bucket in (self.raw_bucket, self.public_bucket):
             if not self._exists(bucket):
                 self._s3.administer("create_bucket", Bucket=bucket, **elsewhere)
-        policy = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "PublicRead",
-                    "Effect": "Allow",
-                    "Principal": "*",
-                    "Action": ["s3:GetObject"],
-                    "Resource": [f"arn:aws:s3:::{self.public_bucket}/*"],
-                }
-            ],
-        }
-        self._s3.administer(
-            "put_bucket_policy", Bucket=self.public_bucket, Policy=json.dumps(policy)
-        )
+        if not self._has_policy(self.public_bucket):
+            self._open_to_readers(self.public_bucket)
         if not web_origins:
             with suppress(ObjectNotFound):  # some stores say so when there were no rules
                 self._s3.administer("delete_bucket_cors", Bucket=self.raw_bucket)
@@ -270,6 +257,28 @@ class Storage:
         self._s3.administer(
             "put_bucket_cors", Bucket=self.raw_bucket, CORSConfiguration={"CORSRules": [rule]}
         )
+
+    def _has_policy(self, bucket: str) -> bool:
+        try:
+            self._s3.administer("get_bucket_policy", Bucket=bucket)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _open_to_readers(self, bucket: str) -> None:
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "PublicRead",
+                    "Effect": "Allow",
+                    "Principal": "*",
+                    "Action": ["s3:GetObject"],
+                    "Resource": [f"arn:aws:s3:::{bucket}/*"],
+                }
+            ],
+        }
+        self._s3.administer("put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy))
 
     def _exists(self, bucket: str, key: str = "") -> bool:
         try:

@@ -37,6 +37,10 @@ FAULTS: Final[dict[type[Exception], tuple[str, bool]]] = {
 INTERNAL_ERROR: Final = ("internal_error", True)
 
 
+class WrongBuckets(Exception):
+    """The service's buckets are others than this worker's; another attempt may find it mended."""
+
+
 class Worker:
     """The three stages of a job, and all of them in turn."""
 
@@ -58,9 +62,15 @@ class Worker:
     def fetch(self, job: ProcessRequest) -> bytes:
         """Return the pinned original.
 
-        Raises ImageError for one that is too large to fetch, ObjectNotFound, ObjectChanged or
-        StoreUnavailable.
+        Raises ImageError for one that is too large to fetch, ObjectNotFound, ObjectChanged,
+        StoreUnavailable, or WrongBuckets.
         """
+        buckets = (self._storage.raw_bucket, self._storage.public_bucket)
+        if buckets != (job.raw_bucket, job.public_bucket):
+            raise WrongBuckets(
+                f"the job is for {job.raw_bucket} and {job.public_bucket}, this worker's "
+                f"S3_RAW_BUCKET and S3_PUBLIC_BUCKET are {buckets[0]} and {buckets[1]}"
+            )
         if job.size_bytes > MAX_INPUT_BYTES:
             raise ImageError("image_too_large", f"more than {MAX_INPUT_BYTES} bytes")
         original = self._storage.read_original(job.raw_key, etag=job.raw_etag)

@@ -581,6 +581,13 @@ def test_an_unchanged_media_is_304_and_a_changed_one_is_not(service):
     assert "private" in changed.headers["Cache-Control"]
 
 
+def test_an_etag_that_a_proxy_has_made_weak_is_304_too(service):
+    media_id = service.ready()
+    etag = service.call("GET", f"/{media_id}").headers["ETag"]
+    headers = {"If-None-Match": f'"other", W/{etag}'}
+    assert service.call("GET", f"/{media_id}", headers=headers).status_code == 304
+
+
 def test_a_media_is_not_304_once_its_urls_have_changed(make_service):
     before = make_service()
     media_id = before.ready()

@@ -193,7 +193,7 @@ def test_the_real_command_ends_without_a_traceback(make_world):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("Error: The store does not answer")
+    assert done.stderr.startswith("Error: The store does not do it: ")
     assert done.stderr.count("\n") == 1
 
 

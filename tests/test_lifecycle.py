@@ -68,6 +68,17 @@ def test_repeating_a_request_with_its_key_renews_the_deadlines(world):
     assert row.upload_expires_at > row.created_at + URL_LIFE
 
 
+def test_a_repeat_for_a_shorter_time_leaves_an_earlier_url_its_own(make_world):
+    before, world = make_world(UPLOAD_URL_TTL_SECONDS="86400"), make_world()
+    first = before.request(size_bytes=5, idempotency_key="k")
+    again = world.request(size_bytes=5, idempotency_key="k", owner_id=before.owner)
+    assert again.media_id == first.media_id
+    row = world.row(first.media_id)
+    assert row.upload_expires_at == first.expires_at
+    assert row.due_at == first.expires_at + (URL_DEAD - URL_LIFE)
+    assert timedelta(0) < again.expires_at - world.now() <= URL_LIFE
+
+
 def test_a_request_can_be_repeated_after_its_url_died_and_before_it_is_expired(world):
     first = world.request(size_bytes=5, idempotency_key="k")
     world.age(first.media_id, 5000)
@@ -965,6 +976,30 @@ def test_a_purge_that_the_store_refuses_is_tried_again_later(make_world):
 # retention
 
 
+def test_a_longer_retention_counts_for_media_that_have_failed_before(make_world):
+    world, longer = make_world(), make_world(FAILED_RETENTION_DAYS="30")
+    media_id = world.failed()
+    world.age(media_id, days=8)
+    assert longer.deletion.retire(10) == 0
+    assert longer.purge_due() == 1
+    assert longer.has_original(media_id)
+    row = longer.row(media_id)
+    assert row.due_at == row.updated_at + timedelta(days=30)
+    assert longer.purge_due() == 0
+
+
+@pytest.mark.parametrize(("days", "is_due"), [("0", False), ("365", True)])
+def test_a_longer_retention_counts_for_originals_that_are_due_already(make_world, days, is_due):
+    world, longer = make_world(RAW_RETENTION_DAYS="30"), make_world(RAW_RETENTION_DAYS=days)
+    media_id = world.ready()
+    world.age(media_id, days=31)
+    assert longer.purge_due() == 1
+    assert longer.has_original(media_id)
+    row = longer.row(media_id)
+    assert row.due_at == (row.processed_at + timedelta(days=365) if is_due else None)
+    assert longer.purge_due() == 0
+
+
 def test_a_failed_media_is_retired_when_its_retention_is_over(world):
     media_id = world.failed()
     world.age(media_id, days=6.9)
@@ -1111,10 +1146,11 @@ def test_a_scan_finds_every_media_once_in_batches(world, monkeypatch):
         world.delete(world.request().media_id)
 
 
-def test_an_original_kept_for_good_is_purged_on_demand_if_its_media_is_ready(world):
-    ready = world.ready()
-    other = world.ready()
-    for media_id in (ready, world.pending(), world.failed()):
+def test_an_original_kept_for_good_is_purged_on_demand_if_its_media_is_ready(make_world):
+    before, world = make_world(), make_world(RAW_RETENTION_DAYS="30")
+    ready, other = before.ready(), before.ready()
+    before.age(ready, days=31)
+    for media_id in (ready, before.pending(), before.failed()):
         world.deletion.purge_original(media_id)
     assert world.purge_due() == 1
     assert not world.has_original(ready)

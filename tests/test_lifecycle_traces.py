@@ -96,8 +96,9 @@ def test_attempts_without_an_answer(world):
     job = requested(world)
     for _ in range(2):
         world.age(job.media_id, 601)
-        claim = partial(world.processing.claim, 10)
-        assert lines_of(claim) == [line_of(Event.ATTEMPT_TIMED_OUT, job.media_id)]
+        claims = world.processing.claim(10)
+        keep = partial(world.processing.keep, claims)
+        assert lines_of(keep) == [line_of(Event.ATTEMPT_TIMED_OUT, job.media_id)]
     world.age(job.media_id, 601)
     give_up = partial(world.processing.give_up, 10)
     assert lines_of(give_up) == [line_of(Event.ATTEMPTS_EXHAUSTED, job.media_id, request_id="r1")]

@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from uuid import uuid4
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from prometheus_client import REGISTRY
@@ -319,8 +320,38 @@ def test_a_loop_with_many_slow_purges_is_not_taken_for_one_that_hangs(world):
         clock[0] += 0.9 * MAX_LOOP_SECONDS
         seen.append(heartbeat.is_fresh)
 
-    purging_listener(world, on_purge, threading.Event(), heartbeat).run_once()
+    listener = purging_listener(world, on_purge, threading.Event(), heartbeat)
+    while len(seen) < 3:
+        listener.run_once()
     assert seen == [True] * 3
+
+
+def test_a_round_purges_for_a_while_and_the_next_one_goes_on(world, monkeypatch):
+    deleted = [world.ready() for _ in range(3)]
+    for media_id in deleted:
+        world.delete(media_id)
+    monkeypatch.setattr("mediaservice.listener.PURGE_SECONDS", 0.05)
+    purged = []
+
+    def on_purge():
+        purged.append(len(purged))
+        threading.Event().wait(0.06)
+
+    listener = purging_listener(world, on_purge, threading.Event())
+    for rounds in (1, 2, 3):
+        listener.run_once()
+        assert len(purged) == rounds
+    assert all(world.is_empty(media_id) for media_id in deleted)
+
+
+def test_the_last_attempt_is_published_though_jobs_wait_in_the_queue(world, listener, amqp):
+    job = world.claimed()
+    put(amqp, *encode(msgspec.structs.replace(job, media_id=uuid4())))
+    world.set(job.media_id, attempts_left=1)
+    world.age(job.media_id, 601)
+    run_until(listener, lambda: count(amqp, PROCESS_QUEUE) == 2, "the last attempt")
+    take(amqp, PROCESS_QUEUE)
+    assert decode(MEDIA_PROCESS, take(amqp, PROCESS_QUEUE)[2]).attempt == 2
 
 
 def test_without_a_broker_jobs_are_answered_inside_the_loop(world):

@@ -212,6 +212,21 @@ def test_a_public_object_is_cached_for_good_and_can_be_read_by_anybody(storage, 
     assert answer.headers["Cache-Control"] == PUBLIC_CACHE_CONTROL
 
 
+def test_a_policy_of_somebody_elses_stays(make_storage, buckets, store_client):
+    storage = make_storage(**buckets)
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject"],
+        "Resource": [f"arn:aws:s3:::{storage.public_bucket}/media/*"],
+    }
+    policy = {"Version": "2012-10-17", "Statement": [statement]}
+    store_client.put_bucket_policy(Bucket=storage.public_bucket, Policy=json.dumps(policy))
+    storage.create_buckets(())
+    kept = json.loads(store_client.get_bucket_policy(Bucket=storage.public_bucket)["Policy"])
+    assert "/media/*" in str(kept["Statement"][0]["Resource"])
+
+
 def test_nobody_without_keys_reads_originals_lists_or_writes(storage, seaweedfs, key):
     storage.create_buckets(())
     put(presign(storage, key))

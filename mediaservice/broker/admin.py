@@ -83,10 +83,10 @@ class BrokerAdmin:
             return [letter for _, _, _, letter in islice(held, limit)]
 
     def requeue(self, ids: Container[str] | None) -> Iterator[tuple[DeadLetter, str | None]]:
-        """Publish dead letters anew, each to its routing key, and only then take it off the queue.
+        """Republish each dead letter to its routing key, and only then remove it from the queue.
 
         `ids` None means all that were there at the start. Yields each with the reason why it
-        stays, or None. What is lost between the two steps is published twice, never not at all.
+        stays, or None. A crash in between republishes one twice; none is lost.
         """
         with as_unavailable(), closing(self._held()) as held:
             publishing = self._connection.channel()

@@ -17,9 +17,9 @@ def init(*, as_json: bool) -> None:
     Safe to repeat. The keys must be allowed to change buckets.
     """
     settings, storage = components().settings, components().storage
-    storage.create_buckets(settings.web_origins)
     if settings.has_broker:
         create_topology(settings.broker_url)
+    storage.create_buckets(settings.web_origins)
     if as_json:
         print_json(
             {

@@ -36,8 +36,9 @@ def retry(
             print_json({"retried": count})
         else:
             click.echo(f"{count} media to be processed again")
-    processing = components().lifecycle.processing
-    _for_each(media_ids, processing.retry, "to be processed again", as_json=as_json)
+    else:
+        processing = components().lifecycle.processing
+        _for_each(media_ids, processing.retry, "to be processed again", as_json=as_json)
 
 
 def _retry_failed(error_code: str | None) -> int:

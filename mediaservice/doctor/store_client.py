@@ -6,6 +6,7 @@ Speaks to the store as clients do, over plain HTTP with presigned URLs or with n
 import base64
 import hashlib
 import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from uuid import uuid4
@@ -77,8 +78,8 @@ class StoreClient:
             body=self.body if body is None else body,
             headers={name: value for name, value in headers.items() if value is not None},
         )
-        if "Date" in response.headers:
-            date = parsedate_to_datetime(response.headers["Date"])
+        with suppress(ValueError, TypeError):  # no date, or one without its zone
+            date = parsedate_to_datetime(response.headers.get("Date", ""))
             self.clock_ahead_seconds = (date - datetime.now(UTC)).total_seconds()
         return response
 

@@ -40,6 +40,7 @@ class Deletion:
         self._grace = timedelta(seconds=settings.upload_grace_seconds)
         self._processing_timeout = timedelta(seconds=settings.processing_timeout_seconds)
         self._failed_retention = timedelta(days=settings.failed_retention_days)
+        self._raw_retention = timedelta(days=settings.raw_retention_days)
 
     def delete(self, media_id: UUID, *, caller: UUID) -> None:
         """Make a media invisible at once and its objects due for purging.
@@ -66,7 +67,7 @@ class Deletion:
             text(AWAITS_HOUSEKEEPING),
             Media.c.status == Status.FAILED,
             NOT_DELETED,
-            Media.c.updated_at <= now_plus(-self._failed_retention.total_seconds()),
+            self._is_retention_over(),
             limit=limit,
         )
         retired = self._rows.execute(
@@ -86,8 +87,11 @@ class Deletion:
             or_(
                 Media.c.deleted_at.is_not(None),
                 Media.c.status == Status.READY,
-                # Once pinned, a failed media may yet succeed: it is purged as a tombstone only.
-                and_(Media.c.status == Status.FAILED, Media.c.raw_etag.is_(None)),
+                # Of those once pinned, `purge` only sets what is due if a longer retention is set.
+                and_(
+                    Media.c.status == Status.FAILED,
+                    or_(Media.c.raw_etag.is_(None), ~self._is_retention_over()),
+                ),
             ),
             limit=limit,
         )
@@ -105,22 +109,19 @@ class Deletion:
         Return whether they are gone; if not, they will be tried again. Raises StoreUnavailable:
         `postpone` the media then.
         """
-        originals_only = row.status == Status.READY and row.deleted_at is None
-        is_empty = self._storage.purge(
-            raw_key=row.raw_key,
-            public_prefix=None if originals_only else public_prefix(row.id),
-        )
-        if not is_empty:
-            self.postpone(row)
-        elif originals_only:
-            self._finish(row, due_at=None)
-        elif row.deleted_at is None:
+        if row.deleted_at is None and row.status == Status.READY:
+            return self._purge_original(row)
+        # Once pinned, a failed media may yet succeed: it is purged as a tombstone only.
+        is_kept = row.deleted_at is None and row.raw_etag is not None
+        if not is_kept and not self._purge(row, public_prefix(row.id)):
+            return False
+        if row.deleted_at is None:
             self._finish(row, due_at=row.updated_at + self._failed_retention)
         elif row.claimed_at < self._nothing_comes_after(row):
             self._finish(row, due_at=self._nothing_comes_after(row))
         else:
             self._rows.execute(delete(Media).where(_lease_of(row)))
-        return is_empty
+        return True
 
     def purge_stray(self, media_id: UUID) -> None:
         """Have the objects of a media that is unknown or deleted purged; one that lives stays."""
@@ -142,6 +143,27 @@ class Deletion:
     def postpone(self, row: MediaRow) -> None:
         """Try a claimed media again later."""
         self._finish(row, due_at=now_plus(PURGE_RETRY_SECONDS))
+
+    def _is_retention_over(self) -> ColumnElement[bool]:
+        """Return the condition for failed media to be deleted."""
+        return Media.c.updated_at <= now_plus(-self._failed_retention.total_seconds())
+
+    def _purge_original(self, row: MediaRow) -> bool:
+        """Purge a ready media's original, if it is due by the retention that is set now."""
+        keep_until = row.processed_at + self._raw_retention if self._raw_retention else None
+        if keep_until is None or keep_until > row.claimed_at:
+            self._finish(row, due_at=keep_until)
+            return True
+        if not self._purge(row, None):
+            return False
+        self._finish(row, due_at=None)
+        return True
+
+    def _purge(self, row: MediaRow, prefix: str | None) -> bool:
+        is_empty = self._storage.purge(raw_key=row.raw_key, public_prefix=prefix)
+        if not is_empty:
+            self.postpone(row)
+        return is_empty
 
     def _nothing_comes_after(self, row: MediaRow) -> datetime:
         """Return when the upload URL is dead and no worker can be writing any more."""

@@ -61,13 +61,15 @@ _encoder = msgspec.json.Encoder(uuid_format="hex")  # of UUIDs, what both databa
 class Claim:
     """A job to publish.
 
-    `error_code` is what the previous attempt reported, None if it reported nothing.
+    `error_code` is what the previous attempt reported, None if it reported nothing;
+    `attempts_left` is how many may follow.
     """
 
     job: ProcessRequest
     request_id: str | None
     traceparent: str | None
     error_code: str | None
+    attempts_left: int
 
     @property
     def is_resend(self) -> bool:
@@ -116,18 +118,23 @@ class Processing:
                 Media.c.request_id,
                 Media.c.traceparent,
                 Media.c.error_code,
+                Media.c.attempts_left,
                 Media.c.due_at,
             )
         )
         self._forget_failures([row for row in claimed if row.error_code is not None])
-        claims = [
-            Claim(self._job(row), row.request_id, row.traceparent, row.error_code)
+        return [
+            Claim(
+                self._job(row), row.request_id, row.traceparent, row.error_code, row.attempts_left
+            )
             for row in claimed
         ]
+
+    def keep(self, claims: Sequence[Claim]) -> None:
+        """Take note of claims that are not given back: attempts before them have timed out."""
         for claim in claims:
             if claim.is_resend:
                 log_transition(Event.ATTEMPT_TIMED_OUT, claim.job.media_id)
-        return claims
 
     def hold(self, job: ProcessRequest) -> None:
         """Take back a claimed resend that was not published, for the job still waits in the queue.
@@ -277,7 +284,8 @@ class Processing:
     def _job(self, row: MediaRow) -> ProcessRequest:
         return ProcessRequest(
             media_id=row.id,
-            attempt=row.attempt,
+            # 0 if the first was given back, though it had arrived and succeeded.
+            attempt=row.attempt or 1,
             raw_bucket=self._storage.raw_bucket,
             raw_key=row.raw_key,
             raw_etag=row.raw_etag,

@@ -1,10 +1,11 @@
 """Statements that every request or batch runs: written by SQLAlchemy, sent straight through libpq.
 
-SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; their overhead at
-each execution, three times libpq's own work, is skipped. Rare statements go through `Rows.execute`.
+SQLAlchemy compiles the SQL and keeps the connections, psycopg converts the values; their overhead
+at each execution, three times libpq's own work, is skipped. Rare statements go through
+`Rows.execute`.
 
-psycopg's connections do not block: what is sent may stay in libpq until there is room on its way, so
-whoever waits for a result has to go on sending meanwhile.
+psycopg's connections do not block: what is sent may stay in libpq until there is room on its way,
+so whoever waits for a result has to go on sending meanwhile.
 """
 
 import select

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Executable,
     Text,
     bindparam,
+    case,
     func,
     literal,
     select,
@@ -61,7 +62,7 @@ _CANONICAL_TYPE = {"image/heif": "image/heic"}
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """What a client declares before uploading; `checksum_sha256` is base64, as S3 has it."""
+    """What a client declares before uploading; `checksum_sha256` is in base64, like S3's."""
 
     owner_id: UUID
     owner_type: str
@@ -115,7 +116,7 @@ class Uploads:
             checksum_sha256=request.checksum_sha256,
             ttl_seconds=settings.upload_url_ttl_seconds,
         )
-        return RequestedUpload(row.id, presigned, row.upload_expires_at)
+        return RequestedUpload(row.id, presigned, row.expires_at)
 
     def complete(
         self,
@@ -230,7 +231,7 @@ class Uploads:
                 index_elements=["owner_id", "idempotency_key"],
                 index_where=Media.c.idempotency_key.is_not(None),
             )
-            .returning(Media.c.id, Media.c.raw_key, Media.c.upload_expires_at)
+            .returning(Media.c.id, Media.c.raw_key, Media.c.upload_expires_at.label("expires_at"))
         )
 
     def _completion_statement(self) -> Executable:
@@ -267,8 +268,18 @@ class Uploads:
                 Media.c.size_bytes == request.size_bytes,
                 Media.c.checksum_sha256.is_not_distinct_from(request.checksum_sha256),
             )
-            .values(**self._deadlines())
-            .returning(*COLUMNS)
+            # An earlier URL may have been made for longer than the setting is now.
+            .values(
+                {
+                    name: case((Media.c[name] > deadline, Media.c[name]), else_=deadline)
+                    for name, deadline in self._deadlines().items()
+                }
+            )
+            .returning(
+                Media.c.id,
+                Media.c.raw_key,
+                now_plus(self._settings.upload_url_ttl_seconds).label("expires_at"),
+            )
         )
         if renewed:
             return renewed[0]

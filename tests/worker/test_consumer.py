@@ -3,6 +3,7 @@
 import threading
 from uuid import uuid4
 
+import msgspec
 import pika
 import pytest
 
@@ -152,6 +153,8 @@ def test_connections_are_kept_alive_while_the_store_is_slow(
     class SlowStorage:
         """Answers only when the connections have been looked after in the meantime."""
 
+        raw_bucket, public_bucket = storage.raw_bucket, storage.public_bucket
+
         def read_original(self, key, *, etag):
             return self._slowly(storage.read_original, key, etag=etag)
 
@@ -197,11 +200,22 @@ def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
 def test_renditions_that_the_store_does_not_take_are_to_be_tried_again(
     service, seaweedfs, make_storage, run_worker
 ):
-    job = make_job(seaweedfs, jpeg())
+    job = msgspec.structs.replace(make_job(seaweedfs, jpeg()), public_bucket="nowhere")
     service.publish([Publication(job)])
     run_worker(make_storage(S3_PUBLIC_BUCKET="nowhere"))
     error = take_answers(service, 1)[job.media_id].error
     assert (error.code, error.retryable) == ("store_unavailable", True)
+
+
+@pytest.mark.parametrize("bucket", ["raw_bucket", "public_bucket"])
+def test_a_job_for_other_buckets_is_to_be_tried_again(service, seaweedfs, run_worker, bucket):
+    job = msgspec.structs.replace(make_job(seaweedfs, jpeg()), **{bucket: "elsewhere"})
+    service.publish([Publication(job)])
+    run_worker()
+    error = take_answers(service, 1)[job.media_id].error
+    assert (error.code, error.retryable) == ("internal_error", True)
+    assert "S3_RAW_BUCKET" in error.message
+    assert "elsewhere" in error.message
 
 
 def test_a_malformed_job_is_dead_lettered_and_the_next_one_done(
