@@ -55,7 +55,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class now_plus(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """The database's clock, plus seconds: one clock for every process, however theirs differ."""
+    """The database's clock, plus seconds: one clock for every process, however theirs differ.
+
+    On SQLite it has milliseconds only.
+    """
 
     type = UtcDateTime()
     inherit_cache = True

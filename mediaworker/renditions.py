@@ -60,19 +60,9 @@ class Rendered:
     variants: Annotated[tuple[Rendition, ...], Meta(max_length=len(VARIANT_WIDTHS))]
     placeholder: Placeholder
 
-    @property
-    def width(self) -> int:
-        """The main rendition's width."""
-        return self.main.width
-
-    @property
-    def height(self) -> int:
-        """The main rendition's height."""
-        return self.main.height
-
 
 class ImageError(Exception):
-    """The original cannot be rendered, now or at any later attempt."""
+    """The original cannot be rendered; the worker asks for no other attempt at it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(f"{code}: {message}")

@@ -75,7 +75,10 @@ class Broker(Protocol):
         """Whether `publish` has a chance now; False while disconnected or blocked."""
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
-        """Publish, wait for the confirms, and return those that were NOT routed and confirmed."""
+        """Publish, wait for the confirms, and return those that were NOT routed and confirmed.
+
+        One of these may have arrived all the same: its confirm may be what was lost.
+        """
 
     def count_waiting(self, queue: str) -> int:
         """Return how many messages wait in a queue; 0 when it cannot be known."""

@@ -63,7 +63,7 @@ def code_of(original: bytes, limits: Limits | None = None) -> str:
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_every_accepted_format_becomes_webp(format_name):
     rendered = render(encoded(scene(400, 200), format_name))
-    assert (rendered.width, rendered.height) == (400, 200)
+    assert (rendered.main.width, rendered.main.height) == (400, 200)
     assert rendered.main.content_type == "image/webp"
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
     assert [(v.name, v.width, v.height) for v in rendered.variants] == [("w320", 320, 160)]
@@ -71,7 +71,7 @@ def test_every_accepted_format_becomes_webp(format_name):
 
 def test_the_longest_side_is_2048_and_variants_go_by_width():
     rendered = render(encoded(scene(3000, 1500), "jpeg"))
-    assert (rendered.width, rendered.height) == (2048, 1024)
+    assert (rendered.main.width, rendered.main.height) == (2048, 1024)
     assert [(v.name, v.width, v.height) for v in rendered.variants] == [
         ("w1280", 1280, 640),
         ("w640", 640, 320),
@@ -96,14 +96,14 @@ def test_the_longest_side_is_2048_and_variants_go_by_width():
 )
 def test_nothing_is_enlarged(size, main, variants):
     rendered = render(encoded(scene(*size) if min(size) > 1 else flat(*size), "png"))
-    assert (rendered.width, rendered.height) == main
+    assert (rendered.main.width, rendered.main.height) == main
     assert [variant.name for variant in rendered.variants] == variants
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
 def test_a_jpeg_decoded_at_a_fraction_is_as_large_as_any(shrink):
     rendered = render(encoded(flat(shrink * 2048, 16 * shrink), "jpeg"))
-    assert (rendered.width, rendered.height) == (2048, 16)
+    assert (rendered.main.width, rendered.main.height) == (2048, 16)
 
 
 @pytest.mark.parametrize("format_name", ["jpeg", "webp", "png"])
@@ -112,7 +112,7 @@ def test_every_orientation_comes_out_upright(orientation, format_name):
     stored = TURNED_AS[orientation](scene(200, 100)).copy()
     stored.set_type(pyvips.GValue.gint_type, "orientation", orientation)
     rendered = render(encoded(stored, format_name))
-    assert (rendered.width, rendered.height) == (200, 100)
+    assert (rendered.main.width, rendered.main.height) == (200, 100)
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
 
 
@@ -120,7 +120,7 @@ def test_a_large_rotated_photo_is_measured_upright():
     stored = scene(3000, 1500).rot270().copy()
     stored.set_type(pyvips.GValue.gint_type, "orientation", 6)
     rendered = render(encoded(stored, "jpeg"))
-    assert (rendered.width, rendered.height) == (2048, 1024)
+    assert (rendered.main.width, rendered.main.height) == (2048, 1024)
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW)
 
 
@@ -129,7 +129,7 @@ def test_heic_is_rotated_once_though_its_exif_repeats_the_rotation():
     original = heic(scene(200, 100).rot270(), exif=exif)
     assert b"irot" in original
     rendered = render(original)
-    assert (rendered.width, rendered.height) == (200, 100)
+    assert (rendered.main.width, rendered.main.height) == (200, 100)
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
 
 
@@ -256,7 +256,7 @@ def test_an_alpha_channel_that_hides_nothing_is_dropped():
 def test_only_the_first_frame_of_an_animation_is_rendered(format_name):
     original = animation([scene(400, 200), flat(400, 200, BLUE)], format_name)
     rendered = render(original)
-    assert (rendered.width, rendered.height) == (400, 200)
+    assert (rendered.main.width, rendered.main.height) == (400, 200)
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
 
 
@@ -360,7 +360,7 @@ def test_a_huge_webp_canvas_is_refused_by_the_header():
 def test_too_many_frames_are_refused(format_name):
     frames = [flat(4, 4, (20 * i, 255 - 20 * i, 0)) for i in range(12)]
     original = animation(frames, format_name)
-    assert render(original, Limits(max_frames=12)).width == 4
+    assert render(original, Limits(max_frames=12)).main.width == 4
     assert code_of(original, Limits(max_frames=11)) == "image_too_large"
 
 
@@ -368,7 +368,7 @@ def test_too_many_frames_are_refused(format_name):
 def test_limits_are_inclusive(format_name):
     original = encoded(scene(400, 200), format_name)
     exact = Limits(len(original), max_pixels=400 * 200, max_side=400, max_frames=1)
-    assert render(original, exact).width == 400
+    assert render(original, exact).main.width == 400
     for field in ("max_input_bytes", "max_pixels", "max_side"):
         tighter = dataclasses.replace(exact, **{field: getattr(exact, field) - 1})
         assert code_of(original, tighter) == "image_too_large"

@@ -302,14 +302,14 @@ def test_the_limits_hold_in_the_decoder():
 def test_the_largest_image_allowed_needs_neither_much_memory_nor_a_file(format_name):
     original = encoded(flat(7_000, 7_000), format_name)
     with Sandbox(memory_bytes=768 * MEGABYTE) as sandbox:
-        assert sandbox.render(original).width == 2048
+        assert sandbox.render(original).main.width == 2048
 
 
 def test_an_image_that_needs_too_much_memory_says_so():
     original = encoded(flat(7_000, 7_000), "webp")
     with Sandbox(memory_bytes=150 * MEGABYTE) as sandbox:
         assert failure_of(sandbox, original).code == "decoder_out_of_memory"
-        assert sandbox.render(encoded(scene(40, 20), "png")).width == 40
+        assert sandbox.render(encoded(scene(40, 20), "png")).main.width == 40
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

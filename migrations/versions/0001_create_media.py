@@ -14,7 +14,7 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
-    """Apply."""
+    """Make it, with its indexes."""
     op.create_table(
         "media",
         sa.Column("id", sa.Uuid, primary_key=True),
@@ -42,6 +42,8 @@ def upgrade() -> None:
         sa.Column("placeholder", sa.Text),
         sa.Column("idempotency_key", sa.Text),
         sa.Column("request_id", sa.Text),
+        sa.Column("processing_requested_at", TIMESTAMP),
+        sa.Column("traceparent", sa.Text),
         sa.CheckConstraint(
             "status IN ('pending', 'processing', 'ready', 'failed')", name="ck_media_status"
         ),
@@ -59,7 +61,12 @@ def upgrade() -> None:
     op.create_index("idx_media_listing", "media", ["owner_id", "id"])
     for name, columns, unique, where in (
         ("idx_media_status", ["status"], False, "status = 'pending'"),
-        ("idx_media_pending", ["owner_id"], False, "status = 'pending' AND deleted_at IS NULL"),
+        (
+            "idx_media_pending",
+            ["owner_id"],
+            False,
+            "status NOT IN ('processing', 'ready', 'failed') AND deleted_at IS NULL",
+        ),
         (
             "idx_media_idempotency_key",
             ["owner_id", "idempotency_key"],
@@ -90,5 +97,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take back."""
+    """Drop it."""
     op.drop_table("media")
