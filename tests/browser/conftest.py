@@ -81,6 +81,7 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
         CDN_BASE_URL=f"{store.endpoint}/{store.public_bucket}",
         WEB_ORIGINS=url,
         PORT=str(port),
+        POLL_SECONDS="0.2",  # sites stay until the end, and each look takes time from other tests
         **variables,
     )
     settings = Settings.from_environ(environ)
