@@ -55,6 +55,19 @@ def test_a_foreign_workers_code_is_its_own_even_if_it_has_the_name_of_a_failed_u
     assert is_worth_retrying(code, is_pinned=True)
 
 
+def test_what_the_same_bytes_will_meet_again_is_not_worth_retrying():
+    final = {
+        code for code in errors.PROCESSING_FAILURES if not is_worth_retrying(code, is_pinned=True)
+    }
+    assert final == {
+        "unsupported_format",
+        "corrupt_image",
+        "image_too_large",
+        "original_missing",
+        "original_changed",
+    }
+
+
 def test_a_media_error_keeps_its_facts():
     error = MediaError(errors.UPLOAD_TOO_LARGE, details={"max_upload_bytes": 7})
     assert (str(error), error.details) == ("upload_too_large", {"max_upload_bytes": 7})

@@ -741,6 +741,24 @@ def test_a_deleted_media_is_not_processed_again(world):
     assert code_of(world.processing.job_of_ready, media_id) is errors.MEDIA_NOT_FOUND
 
 
+def test_only_a_ready_media_is_processed_again(world):
+    media_ids = [world.ready(), world.ready()]
+    assert [world.processing.job_of_ready(m).media_id for m in media_ids] == media_ids
+    for media_id in (world.pending(), world.completed(), world.failed()):
+        not_ready = code_of(world.processing.job_of_ready, media_id)
+        assert not_ready is errors.REPROCESSING_NOT_POSSIBLE
+    assert code_of(world.processing.job_of_ready, uuid4()) is errors.MEDIA_NOT_FOUND
+
+
+def test_a_media_that_is_ready_by_an_attempt_given_back_is_processed_again_as_a_first(world):
+    claim = world.claim()
+    world.processing.give_back(claim, delay_seconds=0)
+    world.apply(processed(claim.job))
+    row = world.row(claim.job.media_id)
+    assert (row.status, row.attempt) == ("ready", 0)
+    assert world.processing.job_of_ready(row.id).attempt == 1
+
+
 def test_failed_media_are_retried_in_bulk(world):
     crashed = [world.failed("decoder_crashed") for _ in range(3)]
     corrupt = world.failed("corrupt_image")
@@ -885,6 +903,7 @@ def test_deleting_is_the_owners_and_safe_to_repeat(world):
     world.delete(media_id)
     assert world.row(media_id) == before
     assert code_of(world.deletion.delete, media_id, caller=uuid4()) is errors.MEDIA_NOT_FOUND
+    assert code_of(world.delete, uuid4()) is errors.MEDIA_NOT_FOUND
 
 
 def test_a_purge_lease_is_nobody_elses_until_it_runs_out(world):
@@ -894,6 +913,7 @@ def test_a_purge_lease_is_nobody_elses_until_it_runs_out(world):
     (row,) = world.deletion.claim(10)
     assert row.id == media_id
     assert before <= row.claimed_at <= world.now()
+    assert row.due_at == row.claimed_at + timedelta(seconds=120)
     assert world.deletion.claim(10) == []
     world.age(media_id, 121)
     assert len(world.deletion.claim(10)) == 1

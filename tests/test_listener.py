@@ -204,6 +204,14 @@ def test_a_resend_is_held_while_jobs_wait_in_the_queue(world, listener, amqp):
     assert decode(MEDIA_PROCESS, take(amqp, PROCESS_QUEUE)[2]).attempt == 2
 
 
+def test_a_resend_with_attempts_left_is_published_when_no_job_waits(world, listener, amqp):
+    job = world.claimed()
+    world.age(job.media_id, 601)
+    run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the resend")
+    assert decode(MEDIA_PROCESS, take(amqp, PROCESS_QUEUE)[2]).attempt == 2
+    assert world.row(job.media_id).attempts_left == 1
+
+
 def test_two_listeners_publish_every_job_once(make_world, make_listener, amqp):
     worlds = make_world(), make_world()
     media_ids = {worlds[0].insert() for _ in range(60)}

@@ -313,6 +313,12 @@ def test_outcomes_are_told_in_the_order_of_the_results(world):
     ]
 
 
+def test_of_a_success_that_comes_twice_in_one_batch_the_first_is_applied(world):
+    job = world.claimed()
+    outcomes = world.apply(processed(job), processed(job))
+    assert outcomes == [ResultOutcome.APPLIED, ResultOutcome.DUPLICATE]
+
+
 def test_time_to_ready_begins_with_complete_and_anew_with_a_retry(world):
     name = "media_time_to_ready_seconds_sum"
     job = world.claimed()

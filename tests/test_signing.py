@@ -1,8 +1,9 @@
 """Our signer against botocore's: the same URL, to the byte."""
 
+import hmac
 import time
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import boto3
 import pytest
@@ -125,6 +126,8 @@ def test_a_url_equals_botocores_to_the_byte(  # noqa: PLR0917 - hypothesis gives
             monkeypatch,
         )
     assert ours == theirs
+    named = dict(parse_qsl(urlsplit(ours).query, keep_blank_values=True))
+    assert {n: value for n, value in named.items() if not n.startswith("X-Amz-")} == query
 
 
 def test_a_signer_that_lives_for_days_signs_each_url_as_of_its_day():
@@ -144,6 +147,30 @@ def test_a_signer_that_lives_for_days_signs_each_url_as_of_its_day():
                 credentials, "GET", "http://store/raw/k", {}, "r", 9, at, monkeypatch
             )
         assert ours == theirs
+
+
+def test_the_signing_key_is_derived_once_a_day(monkeypatch):
+    digest, derivations = hmac.digest, []
+
+    def derive(*arguments):
+        derivations.append(arguments)
+        return digest(*arguments)
+
+    monkeypatch.setattr("mediaservice.signing.hmac.digest", derive)
+    credentials = Credentials("access", "secret")
+    signer = UrlSigner(
+        credentials.get_frozen_credentials,
+        endpoint="http://store",
+        region="r",
+        addressing_style="path",
+    )
+    midnight = datetime(2026, 5, 6, tzinfo=UTC)
+    counts = []
+    for seconds in (0, 1, 86_399, 86_400):
+        at = midnight + timedelta(seconds=seconds)
+        signer.presign("GET", "raw", "k", {}, ttl_seconds=9, at=at)
+        counts.append(len(derivations))
+    assert counts == [4, 4, 4, 8]
 
 
 @pytest.mark.parametrize("zone", ["UTC+11", "UTC-14"])
@@ -209,6 +236,42 @@ def test_a_url_equals_what_a_boto3_client_presigns(monkeypatch, style, key):
         at=at,
     )
     assert ours == theirs
+
+
+@pytest.mark.parametrize("style", ["path", "virtual"])
+def test_a_url_about_a_bucket_equals_what_a_boto3_client_presigns(monkeypatch, style):
+    at = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda **_: at.replace(tzinfo=None))
+    session = boto3.Session("access", "secret", region_name="eu-west-1")
+    endpoint = "https://store.example.com:9000"
+    client = session.client(
+        "s3",
+        endpoint_url=endpoint,
+        config=Config(signature_version="s3v4", s3={"addressing_style": style}),
+    )
+    listed = {"Bucket": "raw", "Prefix": "ü/a b", "ContinuationToken": "a/b+=="}
+    theirs = client.generate_presigned_url("list_objects_v2", Params=listed, ExpiresIn=60)
+    signer = UrlSigner(
+        session.get_credentials().get_frozen_credentials,
+        endpoint=endpoint,
+        region="eu-west-1",
+        addressing_style=style,
+    )
+    query = {
+        "prefix": "ü/a b",
+        "continuation-token": "a/b+==",
+        "list-type": "2",
+        "encoding-type": "url",
+    }
+    ours = signer.presign("GET", "raw", "", {}, ttl_seconds=60, at=at, query=query)
+    # Ours are in order, boto3's are not.
+    assert in_order(ours) == in_order(theirs)
+
+
+def in_order(url):
+    """Return a URL without its query, and what stands in that, in order."""
+    address, _, query = url.partition("?")
+    return address, sorted(query.split("&"))
 
 
 @pytest.mark.parametrize("rotated", [("second", "2"), ("second", "1"), ("first", "2")])

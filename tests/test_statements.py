@@ -108,6 +108,13 @@ def test_one_connection_is_kept_and_whoever_comes_second_has_another(sessions):
         assert again is first
 
 
+def test_a_second_connection_that_is_whole_is_used_again(sessions):
+    with sessions.one(), sessions.one() as second:
+        before = second.pgconn.backend_pid
+    with sessions.one(), sessions.one() as second:
+        assert second.pgconn.backend_pid == before
+
+
 def test_a_second_connection_that_breaks_is_replaced(sessions, other):
     with sessions.one(), sessions.one() as second:
         lost = second.pgconn.backend_pid
