@@ -131,7 +131,7 @@ class S3Client:
                     # An uploader may have called anything gzip.
                     decode_content=False,
                 )
-            except (HTTPError, OSError) as error:
+            except HTTPError as error:
                 raise StoreUnavailable(f"{operation} at {origin}: {_reason(error)}") from None
             if response.status >= 300:
                 code = _ERROR_CODE.search(response.data)

@@ -84,8 +84,9 @@ class UrlSigner:
     ) -> str:
         """Return a URL for a request with exactly these headers, good for `ttl_seconds` from `at`.
 
-        Header names are lower-case, in any order; `host` is added. `at` is aware, by default now.
-        Without a key it is about the bucket. Names in `query` are lower-case, too.
+        Header names are lower-case letters, digits and hyphens, in any order; `host` is added. `at`
+        is aware, by default now. Without a key it is about the bucket. Names in `query` are
+        lower-case, too.
         """
         credentials = self._find_credentials()
         stamp = _timestamp(int(time() if at is None else at.timestamp()))
@@ -151,6 +152,6 @@ def _signed_headers(given: tuple[str, ...]) -> tuple[list[str], str, str]:
     """
     names = sorted(["host", *given])
     joined = ";".join(names)
-    lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
-    end = f"\n{joined.replace('%', '%%')}\nUNSIGNED-PAYLOAD"
+    lines = "".join(f"{name}:%s\n" for name in names)
+    end = f"\n{joined}\nUNSIGNED-PAYLOAD"
     return names, lines + end, f"&X-Amz-SignedHeaders={joined.replace(';', '%3B')}"
