@@ -966,6 +966,23 @@ def test_what_is_still_there_after_a_purge_is_purged_again_soon(world, monkeypat
     assert world.is_empty(media_id)
 
 
+def test_an_original_that_is_still_there_after_its_purge_is_purged_again_soon(
+    make_world, monkeypatch
+):
+    world = make_world(RAW_RETENTION_DAYS="1")
+    media_id = world.ready()
+    world.age(media_id, days=2)
+    (row,) = world.deletion.claim(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
+        assert world.deletion.purge(row) is False
+    assert world.has_original(media_id)
+    world.age(media_id, 31)
+    assert world.purge_due() == 1
+    assert not world.has_original(media_id)
+    assert world.public_keys(media_id)
+
+
 def test_a_purge_that_lost_its_lease_decides_nothing(world):
     media_id = world.ready()
     world.delete(media_id)
