@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from structlog.testing import capture_logs
 
 from config.settings import Settings
@@ -124,6 +124,17 @@ def test_a_dependency_that_fails_is_logged_once_with_its_reason(app, client, cal
     assert (answer.status_code, answer.json["error"]) == (503, "database_unavailable")
     (line,) = [line for line in logged if line["log_level"] == "error"]
     assert (line["event"], line["reason"]) == ("database_unavailable", "connection refused")
+
+
+def test_a_statement_that_the_database_refuses_is_a_fault_of_ours(app, client, caller, logged):
+    def refuse(*_, **__):
+        raise ProgrammingError("SELECT", {}, Exception("no such column"))
+
+    app.extensions["media"].lifecycle.rows.find = refuse
+    answer = client.get(f"/api/media/{uuid4()}", headers=caller)
+    assert (answer.status_code, answer.json["error"]) == (500, "internal_server_error")
+    (line,) = [line for line in logged if line["log_level"] == "error"]
+    assert isinstance(line["exc_info"], ProgrammingError)
 
 
 def test_credentials_and_upload_urls_are_not_logged(environ, logged):
