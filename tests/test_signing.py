@@ -130,14 +130,14 @@ def test_a_url_equals_botocores_to_the_byte(  # noqa: PLR0917 - hypothesis gives
     assert {n: value for n, value in named.items() if not n.startswith("X-Amz-")} == query
 
 
+def signer_of(find_credentials):
+    """Return a signer of one plain store."""
+    return UrlSigner(find_credentials, endpoint="http://store", region="r", addressing_style="path")
+
+
 def test_a_signer_that_lives_for_days_signs_each_url_as_of_its_day():
     credentials = Credentials("access", "secret")
-    signer = UrlSigner(
-        credentials.get_frozen_credentials,
-        endpoint="http://store",
-        region="r",
-        addressing_style="path",
-    )
+    signer = signer_of(credentials.get_frozen_credentials)
     midnight = datetime(2026, 5, 6, tzinfo=UTC)
     for seconds in (-2, -1, 0, 1, -1):
         at = midnight + timedelta(seconds=seconds)
@@ -157,13 +157,7 @@ def test_the_signing_key_is_derived_once_a_day(monkeypatch):
         return digest(*arguments)
 
     monkeypatch.setattr("mediaservice.signing.hmac.digest", derive)
-    credentials = Credentials("access", "secret")
-    signer = UrlSigner(
-        credentials.get_frozen_credentials,
-        endpoint="http://store",
-        region="r",
-        addressing_style="path",
-    )
+    signer = signer_of(Credentials("access", "secret").get_frozen_credentials)
     midnight = datetime(2026, 5, 6, tzinfo=UTC)
     counts = []
     for seconds in (0, 1, 86_399, 86_400):
@@ -175,13 +169,7 @@ def test_the_signing_key_is_derived_once_a_day(monkeypatch):
 
 @pytest.mark.parametrize("zone", ["UTC+11", "UTC-14"])
 def test_urls_are_signed_in_utc_wherever_the_machine_is(zone):
-    credentials = Credentials("access", "secret")
-    signer = UrlSigner(
-        credentials.get_frozen_credentials,
-        endpoint="http://store",
-        region="r",
-        addressing_style="path",
-    )
+    signer = signer_of(Credentials("access", "secret").get_frozen_credentials)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("TZ", zone)
         time.tzset()
@@ -280,12 +268,7 @@ def test_keys_that_rotate_are_asked_for_at_every_signature(rotated):
 
     def presign(*keys):
         asked = iter(keys)
-        signer = UrlSigner(
-            lambda: next(asked).get_frozen_credentials(),
-            endpoint="http://store",
-            region="r",
-            addressing_style="path",
-        )
+        signer = signer_of(lambda: next(asked).get_frozen_credentials())
         at = datetime(2026, 1, 1, tzinfo=UTC)
         return [signer.presign("GET", "raw", "k", {}, ttl_seconds=1, at=at) for _ in keys]
 

@@ -104,9 +104,9 @@ class Deletion:
         return list(claimed)
 
     def purge(self, row: MediaRow) -> bool:
-        """Delete the bytes of one claimed media, look again, and set what is due next.
+        """Delete what bytes one claimed media should not have, look again, set what is due next.
 
-        Return whether they are gone; if not, they will be tried again. Raises StoreUnavailable:
+        Return False if some are there again: it is due again soon. Raises StoreUnavailable:
         `postpone` the media then.
         """
         if row.deleted_at is None and row.status == Status.READY:
@@ -151,15 +151,15 @@ class Deletion:
     def _purge_original(self, row: MediaRow) -> bool:
         """Purge a ready media's original, if it is due by the retention that is set now."""
         keep_until = row.processed_at + self._raw_retention if self._raw_retention else None
-        if keep_until is None or keep_until > row.claimed_at:
-            self._finish(row, due_at=keep_until)
-            return True
-        if not self._purge(row, None):
-            return False
-        self._finish(row, due_at=None)
+        if keep_until is not None and keep_until <= row.claimed_at:
+            if not self._purge(row, None):
+                return False
+            keep_until = None
+        self._finish(row, due_at=keep_until)
         return True
 
     def _purge(self, row: MediaRow, prefix: str | None) -> bool:
+        """Purge what `Storage.purge` does; if it is not all gone, postpone the rest."""
         is_empty = self._storage.purge(raw_key=row.raw_key, public_prefix=prefix)
         if not is_empty:
             self.postpone(row)
