@@ -25,7 +25,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     PORT=8000
 USER 10001
 EXPOSE 8000
-# For web; an orchestrator gives listener and worker their own check, or none.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=2)"]
+# For web; an orchestrator gives listener and worker their own check, or none. Patient, because a check
+# waits in line with requests that a hanging store holds up, and a restart would not mend that.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=12 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
 CMD ["gunicorn", "--config", "config/gunicorn.py", "app:app"]

@@ -415,12 +415,14 @@ class Settings(WorkerSettings):
     )
     raw_retention_days: int = _setting(
         _number(0, 36_500),
-        "Days an original, with its EXIF and GPS, is kept once its media is ready; 0 keeps it.",
+        "Days an original, with its EXIF and GPS, is kept once its media is ready; 0 keeps it. "
+        "Fewer days count for older originals once `flask --app app media audit --repair` has run.",
         0,
     )
     failed_retention_days: int = _setting(
-        _number(0, 36_500),
-        "Days a failed media, with its original, is kept and can be retried.",
+        _number(1, 36_500),
+        "Days a failed media, with its original, is kept and can be retried. Fewer days count for "
+        "what fails from then on.",
         7,
     )
     poll_seconds: float = _setting(
@@ -478,6 +480,8 @@ class Settings(WorkerSettings):
     def _not_for_production(self) -> Iterator[str]:
         yield from super()._not_for_production()
         yield from _well_known_password("DATABASE_URL", self.database_url)
+        if _is_plain_and_remote(self.cdn_base_url):
+            yield "CDN_BASE_URL should be https: pages that are will not show its images."
         if _is_plain_and_remote(self.presign_endpoint):
             variable = "S3_PUBLIC_ENDPOINT" if self.s3_public_endpoint else "S3_ENDPOINT"
             yield (

@@ -6,6 +6,7 @@ The views' docstrings are the API's documentation. No rules live here, only shap
 import hashlib
 import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import cache, wraps
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from mediaservice.states import Status
 from mediaservice.tracing import current_traceparent
 from mediaservice.web import components, respond
 
-POLL_AFTER_SECONDS = 1
+MAX_POLL_SECONDS = 15
 
 blueprint = StrictBlueprint(
     "media",
@@ -283,7 +284,11 @@ def _is_final(row: MediaRow) -> bool:
 
 
 def _polling_headers(row: MediaRow) -> dict[str, str]:
-    return {} if _is_final(row) else {"Retry-After": str(POLL_AFTER_SECONDS)}
+    """Say when to ask again: the longer it takes the later, so that an outage draws no crowd."""
+    if _is_final(row):
+        return {}
+    age_seconds = int((datetime.now(UTC) - row.updated_at).total_seconds())
+    return {"Retry-After": str(min(max(1, age_seconds // 10), MAX_POLL_SECONDS))}
 
 
 def _status(row: MediaRow) -> dict[str, Any]:

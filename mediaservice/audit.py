@@ -25,9 +25,9 @@ from mediaservice.messages import public_prefix
 from mediaservice.states import Status
 from mediaservice.storage import Storage, StoredObject
 
-_UUID = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-_RAW_KEY: Final = re.compile(f"uploads/{_UUID}")
-_PUBLIC_KEY: Final = re.compile(f"media/{_UUID}/.+", re.DOTALL)
+_ID = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+_RAW_KEY: Final = re.compile(f"uploads/{_ID}")
+_PUBLIC_KEY: Final = re.compile(f"media/{_ID}/.+", re.DOTALL)
 
 
 class Kind(StrEnum):
@@ -242,9 +242,9 @@ class Audit:
     def _is_past_retention(self, row: MediaRow) -> bool:
         """Say whether this original should be purged by today's RAW_RETENTION_DAYS.
 
-        Media that were processed before it was set have no due time for that.
+        Media that were processed before it was set are not due for that, or only later.
         """
-        if not self._raw_retention_days or row.due_at is not None:
+        if not self._raw_retention_days:
             return False
         kept_until: datetime = row.processed_at + timedelta(days=self._raw_retention_days)
         return kept_until <= self._old_before

@@ -6,7 +6,6 @@ tells a stranger nothing; the reason is for the log.
 
 import hmac
 import ipaddress
-import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,10 +20,10 @@ from flask import Request
 from config.settings import LOOPBACK_HOSTS, Settings
 from mediaservice.errors import AUTHENTICATION_UNAVAILABLE, UNAUTHENTICATED, MediaError
 from mediaservice.jwks import RETRY_SECONDS, KeysUnavailable, SigningKeys
+from mediaservice.parsing import UUID_TEXT
 
 MAX_TOKEN_LENGTH = 8192
 REMEMBERED_TOKENS = 1000  # verified ones, by each process: some hundred bytes each, 8 MB at most
-_UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _NOBODY = UUID(int=0)
 
 Authenticate = Callable[[Request], UUID]
@@ -169,7 +168,7 @@ def _bearer(request: Request) -> str:
 
 
 def _caller(value: Any) -> UUID:
-    if not isinstance(value, str) or not _UUID.fullmatch(value):
+    if not isinstance(value, str) or not UUID_TEXT.fullmatch(value):
         raise _refused("the caller's id is not a UUID")
     caller = UUID(value)
     if caller == _NOBODY:  # the owner of what nobody owns

@@ -21,6 +21,7 @@ from config.settings import IMAGE_CONTENT_TYPES
 from mediaservice.sniffing import SNIFF_BYTES, sniff
 
 _PASSING: Final = (429, 502, 503, 504)
+_PASSING_AT_STORE: Final = (*_PASSING, 409)  # 409: it is busy with an earlier try
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
 
@@ -54,18 +55,16 @@ class ServiceClient:
         self._url = url.rstrip("/")
         self._headers = credentials.headers
         self._timeout_seconds = timeout_seconds
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=60),
-            retries=urllib3.Retry(
-                total=5,
-                connect=2,
-                redirect=False,
-                allowed_methods=None,
-                status_forcelist=_PASSING,
-                backoff_factor=0.5,
-                retry_after_max=60,
-                raise_on_status=False,
-            ),
+        self._http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=60))
+        self._retries = urllib3.Retry(
+            total=5,
+            connect=2,
+            redirect=False,
+            allowed_methods=None,
+            status_forcelist=_PASSING,
+            backoff_factor=0.5,
+            retry_after_max=60,
+            raise_on_status=False,
         )
 
     def upload(
@@ -133,9 +132,13 @@ class ServiceClient:
         self, method: str, url: str, *, body: Any = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
         # The store has no business with the caller's credentials.
-        own = self._headers if url.startswith(f"{self._url}/api/") else {}
+        own, retries = {}, self._retries.new(status_forcelist=_PASSING_AT_STORE)
+        if url.startswith(f"{self._url}/api/"):
+            own, retries = self._headers, self._retries
         try:
-            return self._http.request(method, url, body=body, headers={**own, **(headers or {})})
+            return self._http.request(
+                method, url, body=body, headers={**own, **(headers or {})}, retries=retries
+            )
         except HTTPError as error:
             host = urllib3.util.parse_url(url).netloc
             reason = getattr(error, "reason", None) or error

@@ -122,6 +122,8 @@ def create_database_engine(database_url: str) -> Engine:
             max_overflow=2,
             connect_args={
                 "connect_timeout": 5,
+                # After a failover the old name may lead to a standby: better none than that one.
+                "target_session_attrs": "read-write",
                 # A server that has vanished is noticed, instead of waited for.
                 "keepalives_idle": 10,
                 "keepalives_interval": 5,

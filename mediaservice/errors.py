@@ -1,7 +1,8 @@
 """Every failure a client can meet, once: its stable code, HTTP status, whether to retry, its words.
 
-Nothing is raised with a free-hand message: a failure that has no entry here does not exist. Codes a
-worker reports (`image_too_large`, ...) are data of a media, listed at the end with their sentences.
+A failure that has no entry here does not exist; only why a request is malformed is told in words of
+the parser's. Codes a worker reports (`image_too_large`, ...) are data of a media, listed at the end
+with their sentences.
 """
 
 from dataclasses import dataclass

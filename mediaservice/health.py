@@ -17,8 +17,9 @@ from mediaservice.web import Components, components
 READY_SECONDS = 3.0
 
 blueprint = Blueprint("health", __name__)
-# Two threads, whatever hangs: a check that gets none in time counts as failed.
-_checks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="readyz")
+# A thread for each, whatever hangs: a check that does not get it in time counts as failed.
+_database_check = ThreadPoolExecutor(max_workers=1, thread_name_prefix="readyz-database")
+_store_check = ThreadPoolExecutor(max_workers=1, thread_name_prefix="readyz-store")
 
 
 @blueprint.get("/healthz")
@@ -32,8 +33,8 @@ def readyz() -> tuple[dict[str, Any], int]:
     """Say within READY_SECONDS whether database and store answer; web does not need the broker."""
     parts = components()
     checks = {
-        "database": _checks.submit(_check_database, parts),
-        "store": _checks.submit(_check_store, parts),
+        "database": _database_check.submit(_check_database, parts),
+        "store": _store_check.submit(_check_store, parts),
     }
     wait(checks.values(), timeout=READY_SECONDS)
     found = {name: _outcome(check) for name, check in checks.items()}

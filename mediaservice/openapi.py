@@ -118,6 +118,7 @@ _EVERYWHERE = (
 # Facts about a failure, for its example.
 _DETAILS: dict[str, dict[str, Any]] = {
     errors.INVALID_REQUEST.code: {"json": {"size_bytes": ["Missing data for required field."]}},
+    errors.IDEMPOTENCY_KEY_REUSED.code: {"upload_id": _MEDIA_ID},
     errors.UPLOAD_TOO_LARGE.code: {"max_upload_bytes": 20_971_520},
     errors.CONTENT_TYPE_NOT_ALLOWED.code: {"allowed_content_types": ["image/jpeg", "image/png"]},
     errors.TOO_MANY_PENDING.code: {

@@ -5,6 +5,7 @@ JSON does not have. Shapes are `schemas`' business.
 """
 
 import json
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, NoReturn
@@ -18,6 +19,8 @@ from werkzeug.exceptions import HTTPException
 Decorator = Callable[[Any], Any]
 
 MAX_BODY_BYTES: Final = 64 * 1024
+UUID_TEXT: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+"""A UUID as 36 characters; Python alone would read braces, `urn:` and missing hyphens."""
 _LONGEST_NUMBER: Final = 30
 
 

@@ -38,6 +38,9 @@ _NO_KEYS = (
     "S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY are not set, and AWS's usual places (environment, "
     "profile, web identity, role of the machine) have no keys either"
 )
+# A 404 by any other name is of something before the store: believed, it would end uploads and jobs
+# for good, and leave bytes that count as purged.
+_MISSING = ("NoSuchKey", "NoSuchBucketPolicy", "NoSuchCORSConfiguration")
 _ERROR_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 _QUERY = re.compile(r"\?\S*")
 
@@ -205,8 +208,8 @@ def _observed(operation: str, bucket: str) -> Iterator[None]:
 
 
 def _translated(operation: str, status: int, code: str, name: str) -> Exception:
-    # A missing bucket is a fault of the set-up: taking it for a missing object would fail uploads.
-    if status == 404 and code != "NoSuchBucket":
+    # The response to a HEAD has no body to name a code in.
+    if status == 404 and (code in _MISSING or operation.startswith("head_")):
         return ObjectNotFound(name)
     if status == 412:
         return ObjectChanged(name)

@@ -11,11 +11,11 @@ from uuid import UUID
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
+from mediaservice.parsing import UUID_TEXT
 from mediaservice.states import OwnerType, Status
 
 _SHA256_BYTES = 32
 _DIGITS = re.compile("[0-9]{1,9}")
-_UUID = re.compile("[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class Sha256(fields.String):
@@ -56,7 +56,7 @@ class CanonicalUuid(fields.UUID):
     """A UUID as 36 characters; Python alone would read braces, `urn:` and missing hyphens."""
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> UUID:
-        if not isinstance(value, str) or not _UUID.fullmatch(value):
+        if not isinstance(value, str) or not UUID_TEXT.fullmatch(value):
             raise self.make_error("invalid_uuid")
         return super()._deserialize(value, *args, **kwargs)
 

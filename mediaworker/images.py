@@ -92,7 +92,7 @@ def _iso_media_opener(original: bytes) -> _Opener:
     brands = {box[i : i + 4] for i in range(0, len(box) - 3, 4) if i != 4}
     if brands & {b"avif", b"avis"}:
         return _open_avif
-    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"}:
+    if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
         return _open_heic
     raise ImageError("unsupported_format", "an ISO media file, but neither AVIF nor HEIC")
 

@@ -81,6 +81,38 @@ def png(width: int = 64, height: int = 48) -> bytes:
     return written.getvalue()
 
 
+def iso_media(*brands: str) -> bytes:
+    """Return the first box of an ISO media file, its major brand first."""
+    major, *others = brands
+    body = b"ftyp" + major.encode() + bytes(4) + "".join(others).encode()
+    return (len(body) + 4).to_bytes(4, "big") + body
+
+
+# How images begin, and what the service, its clients and the worker all take them for.
+IMAGE_HEADERS = [
+    (b"\xff\xd8\xff\xe0\0\x10JFIF", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "image/png"),
+    (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + bytes(17) + b"\0\0\0\x08acTL", "image/png"),
+    (b"RIFF\x10\0\0\0WEBPVP8 ", "image/webp"),
+    (b"GIF87a\1\0\1\0", "image/gif"),
+    (b"GIF89a\1\0\1\0", "image/gif"),
+    (iso_media("avif", "avif", "mif1", "miaf"), "image/avif"),
+    (iso_media("avis", "avis", "msf1", "miaf"), "image/avif"),
+    (iso_media("mif1", "avif", "miaf"), "image/avif"),
+    (iso_media("heic", "mif1", "heic"), "image/heic"),
+    (iso_media("heix", "mif1", "heix"), "image/heic"),
+    (iso_media("heim", "mif1"), "image/heic"),
+    (iso_media("heis", "mif1"), "image/heic"),
+    (iso_media("hevc", "msf1", "hevc"), "image/heic"),
+    (iso_media("hevx", "msf1"), "image/heic"),
+    (iso_media("mif1", "mif1", "heic"), "image/heic"),
+    (iso_media("mif1", "mif1", "heix"), "image/heic"),
+    (iso_media("msf1", "msf1", "hevc"), "image/heic"),
+    (iso_media("mif1", "mif1", "miaf"), "image/heif"),
+    (iso_media("msf1", "msf1"), "image/heif"),
+]
+
+
 def _exif() -> Image.Exif:
     exif = Image.Exif()
     exif[0x010F] = "SecretCameraMaker"

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from docgen import openapi
 from mediaservice import create_app, errors
+from mediaservice.database import now_plus
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media
 from tests.builders import CDN, UNKNOWN_ID, jpeg, png, settings
@@ -346,7 +347,9 @@ def test_a_key_of_a_finished_upload_gives_no_second_url(service):
     media_id = service.pending(body, key="k1")
     service.put(media_id, body)
     service.complete(media_id)
-    check_error(service.request(body, key="k1"), 409, "idempotency_key_reused")
+    response = service.request(body, key="k1")
+    check_error(response, 409, "idempotency_key_reused")
+    assert response.json["errors"] == {"upload_id": media_id}
 
 
 def test_too_many_pending_uploads_are_refused_until_one_is_done(make_service):
@@ -524,6 +527,17 @@ def test_the_status_says_whether_to_ask_again(service, stage, status, is_final):
     assert response.headers["Cache-Control"] == "no-store"
     assert (response.json["error"] is not None) is (status == "failed")
     assert (response.json["processed_at"] is not None) is (status == "ready")
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "wait_seconds"), [(-60, 1), (0, 1), (24, 2), (100, 10), (86_400, 15)]
+)
+def test_the_longer_it_takes_the_later_it_is_asked_for_again(service, age_seconds, wait_seconds):
+    media_id = service.processing()
+    with service.engine.begin() as connection:
+        connection.execute(sa.update(Media).values(updated_at=now_plus(-age_seconds)))
+    response = service.call("GET", f"/{media_id}/status")
+    assert response.headers["Retry-After"] == str(wait_seconds)
 
 
 def test_a_failure_has_a_code_and_a_sentence(service):

@@ -257,6 +257,19 @@ def test_originals_from_before_a_retention_was_set_are_purged(world, make_world)
     assert findings(with_retention) == []
 
 
+def test_a_shorter_retention_counts_for_originals_that_are_due_later(make_world):
+    longer, world = make_world(RAW_RETENTION_DAYS="30"), make_world(RAW_RETENTION_DAYS="1")
+    media_id = longer.ready()
+    longer.age(media_id, days=2)
+    assert findings(longer) == []
+    assert findings(world) == [(Kind.ORIGINAL_PAST_RETENTION, f"uploads/{media_id}")]
+    assert world.purge_due() == 0
+    list(audit(world, repair=True).run())
+    assert world.purge_due() == 1
+    assert not world.has_original(media_id)
+    assert world.row(media_id).due_at is None
+
+
 @pytest.mark.parametrize(
     "key",
     [

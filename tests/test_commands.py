@@ -36,9 +36,11 @@ COMMANDS = (
     ["init"],
     ["doctor"],
     ["stats"],
+    ["show"],
     ["audit"],
     ["retry"],
     ["reprocess"],
+    ["delete"],
     ["dead-letters"],
     ["dead-letters", "list"],
     ["dead-letters", "requeue"],
@@ -139,6 +141,9 @@ def test_every_command_in_the_docs_exists(run):
         ["retry", "--error-code", "x"],
         ["retry", "--failed", str(UNKNOWN_ID)],
         ["retry", "not-a-uuid"],
+        ["delete"],
+        ["delete", "--owner", str(UNKNOWN_ID), str(UNKNOWN_ID)],
+        ["show"],
         ["reprocess"],
         ["audit", "--min-age", "-1"],
         ["audit", "--ignore", "everything"],
@@ -343,11 +348,88 @@ def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
 
 
 @pytest.mark.slow
-def test_bulk_retries_on_postgresql(make_world, postgresql_url):
+def test_bulk_retries_and_erasures_on_postgresql(make_world, postgresql_url):
     world = make_world(DATABASE_URL=postgresql_url)
     failed = [world.failed() for _ in range(3)]
     assert runner(world)("retry", "--failed", "--json").json == [{"retried": 3}]
     assert {world.status(media_id) for media_id in failed} == {"processing"}
+    erased = runner(world)("delete", "--owner", world.owner, "--yes", "--json")
+    assert erased.json == [{"deleted": 3}]
+    assert {world.status(media_id) for media_id in failed} == {"deleted"}
+
+
+# show
+
+
+def test_everything_about_a_media_is_shown(run, world):
+    media_id = world.ready()
+    (shown,) = run("show", media_id, "--json").json
+    row = world.row(media_id)
+    assert shown["media"] == {
+        name: value if value is None or isinstance(value, int | list) else str(value)
+        for name, value in row._asdict().items()
+    }
+    assert [(found["bucket"], found["key"]) for found in shown["objects"]] == [
+        (world.storage.raw_bucket, row.raw_key),
+        (world.storage.public_bucket, row.public_key),
+    ]
+    lines = [line.split() for line in run("show", media_id).lines]
+    assert ["status", "ready"] in lines
+    assert ["objects"] in lines
+    assert f"{world.storage.public_bucket}/{row.public_key}" in {line[0] for line in lines}
+
+
+def test_what_is_deleted_is_shown_until_its_row_is_gone(run, world):
+    media_id = world.ready()
+    world.delete(media_id)
+    world.purge_due()
+    shown = run("show", media_id)
+    assert any(line.startswith("deleted_at ") for line in shown.lines)
+    assert shown.lines[-1] == "no objects"
+
+
+def test_an_unknown_media_cannot_be_shown(run):
+    shown = run("show", uuid4())
+    assert (shown.code, shown.out) == (1, "")
+    assert "There is no such media." in shown.err
+
+
+# delete
+
+
+def test_media_are_taken_down_whoever_owns_them(run, world):
+    known, other, unknown = world.ready(), world.pending(), uuid4()
+    shown = run("delete", known, unknown, "--yes", "--json")
+    assert shown.code == 1
+    assert shown.json == [
+        {"media_id": str(known), "error": None},
+        {"media_id": str(unknown), "error": "media_not_found"},
+    ]
+    assert (world.status(known), world.status(other)) == ("deleted", "pending")
+    assert run("delete", known, "--yes").lines == [f"{known} deleted"]
+    world.purge_due()
+    assert world.is_empty(known)
+
+
+def test_all_that_an_owner_has_is_erased(run, world, monkeypatch):
+    monkeypatch.setattr("mediaservice.commands.delete._ERASE_BATCH", 2)
+    erased = [world.ready(), world.pending(), world.completed(), world.failed(), world.pending()]
+    owner, world.owner = world.owner, uuid4()
+    kept = world.pending()
+    assert run("delete", "--owner", owner, "--yes").lines == ["5 media deleted"]
+    assert {world.status(media_id) for media_id in erased} == {"deleted"}
+    assert world.status(kept) == "pending"
+    assert run("delete", "--owner", owner, "--yes", "--json").json == [{"deleted": 0}]
+
+
+def test_nothing_is_deleted_before_somebody_has_agreed(run, world):
+    media_id = world.pending()
+    shown = run("delete", media_id, input="n\n")
+    assert (shown.code, shown.out) == (1, "")
+    assert "Delete 1 media for good?" in shown.err
+    assert run("delete", "--owner", world.owner).code == 1, "nobody is there to agree"
+    assert world.status(media_id) == "pending"
+    assert run("delete", "--owner", world.owner, input="y\n").lines == ["1 media deleted"]
 
 
 def test_lost_public_objects_are_written_again_by_the_worker(run, world):
@@ -593,13 +675,6 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
     }
     assert "cannot be read" in missing["error"]["message"]
     assert all(set(outcome) == set(photo) for outcome in shown.json)
-
-
-@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1"])
-def test_a_file_is_declared_as_what_the_service_takes_it_for(tmp_path, brand):
-    photo = tmp_path / "photo.heic"
-    photo.write_bytes(b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0mif1heicmiaf" + bytes(64))
-    assert _declaration(photo)["content_type"] == "image/heic"
 
 
 @pytest.mark.slow

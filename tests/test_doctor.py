@@ -138,6 +138,13 @@ def test_without_origins_cors_is_not_tried_for_ours(make_patient):
     assert patient.verdict("cors_foreign") is Verdict.OK
 
 
+def test_a_store_that_calls_missing_objects_something_else_is_found_out(patient, monkeypatch):
+    monkeypatch.setattr("mediaservice.s3._MISSING", ("NoSuchObject",))
+    patient.examine()
+    assert patient.verdict("delete") is Verdict.FAILED
+    assert "HTTP 404 NoSuchKey" in patient.checks["delete"].found
+
+
 def test_every_fault_comes_with_what_to_do(patient):
     assert all(
         bool(check.remedy) == (check.verdict in (Verdict.FAILED, Verdict.WARNING))

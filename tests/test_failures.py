@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 import requests
 from prometheus_client import REGISTRY
+from sqlalchemy.exc import OperationalError
 
 from devstack.process import wait_until
 from mediaservice import create_app
@@ -486,6 +487,22 @@ def test_clock_of_the_process_a_minute_off(world, make_web, listener, amqp, monk
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
     answer(amqp, processed(next_job(amqp)))
     run_until(listener, lambda: world.status(row.id) == "ready", "the answer")
+
+
+def test_database_that_has_become_read_only_is_away(world, postgresql):
+    """As after a failover, when the old name leads to what is a standby now."""
+    name = world.engine.url.database
+    world.request()
+    with postgresql.connect() as administrator:
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        administrator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+        )
+        for _ in range(3):
+            with pytest.raises(OperationalError):
+                world.request()
+        administrator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert world.request()
 
 
 def test_nothing_of_this_touches_a_stranger(world, listener, amqp):

@@ -73,7 +73,7 @@ def test_uploads_expired(world):
     media_id = world.pending()
     world.age(media_id, 1300)
     expire = partial(world.uploads.expire, 10)
-    assert lines_of(expire) == [line_of(Event.UPLOAD_EXPIRED, media_id)]
+    assert lines_of(expire) == [line_of(Event.UPLOAD_EXPIRED, media_id, request_id=None)]
 
 
 def test_a_success(world):
@@ -110,7 +110,7 @@ def test_retries(world):
     assert lines_of(retry) == [line_of(Event.RETRY_REQUESTED, one)]
     later = world.now().replace(year=world.now().year + 1)
     retry_all = partial(world.processing.retry_failed, 10, failed_before=later)
-    assert lines_of(retry_all) == [line_of(Event.RETRY_REQUESTED, another)]
+    assert lines_of(retry_all) == [line_of(Event.RETRY_REQUESTED, another, request_id=None)]
 
 
 def test_a_deletion(world):
@@ -120,11 +120,25 @@ def test_a_deletion(world):
     assert lines_of(delete) == []
 
 
-def test_a_retention_that_is_over(world):
-    media_id = world.failed()
-    world.age(media_id, days=8)
-    retire = partial(world.deletion.retire, 10)
-    assert lines_of(retire) == [line_of(Event.DELETE_REQUESTED, media_id, reason="retention")]
+def test_a_takedown(world):
+    media_id = world.request().media_id
+    take_down = partial(world.deletion.take_down, media_id)
+    assert lines_of(take_down) == [line_of(Event.DELETE_REQUESTED, media_id, reason="taken_down")]
+    assert lines_of(take_down) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"), [("retire", "retention"), ("erase", "erased")], ids=["retire", "erase"]
+)
+def test_deletions_by_the_number(world, stage, reason):
+    job = requested(world)
+    world.apply(failed(job))
+    world.age(job.media_id, days=8)
+    owner = [world.owner] if stage == "erase" else []
+    delete = partial(getattr(world.deletion, stage), *owner, 10)
+    assert lines_of(delete) == [
+        line_of(Event.DELETE_REQUESTED, job.media_id, request_id="r1", reason=reason)
+    ]
 
 
 def test_an_answer_for_a_media_that_nobody_knows_is_a_warning(world):

@@ -55,6 +55,7 @@ def read(storage):
         (400, "ExpiredToken", StoreUnavailable, "get_object: HTTP 400 ExpiredToken"),
         (403, "AccessDenied", StoreUnavailable, "get_object: HTTP 403 AccessDenied"),
         (404, "NoSuchBucket", StoreUnavailable, "get_object: HTTP 404 NoSuchBucket"),
+        (404, "<p>default backend</p>", StoreUnavailable, "get_object: HTTP 404"),
         (404, "NoSuchKey", ObjectNotFound, "uploads/k"),
         (412, "PreconditionFailed", ObjectChanged, "uploads/k"),
         (501, "NotImplemented", StoreUnavailable, "get_object: HTTP 501 NotImplemented"),
@@ -103,6 +104,15 @@ def test_an_object_without_an_etag_cannot_be_pinned(make_store):
 def test_deleting_what_is_not_there_is_fine_with_stores_that_say_so(make_store):
     _, storage = make_store(fault(404, "NoSuchKey"), answer(404))
     assert storage.purge(raw_key="uploads/k", public_prefix=None)
+
+
+@pytest.mark.parametrize("prefix", [None, "media/k/"])
+def test_nothing_counts_as_purged_because_something_before_the_store_knows_no_address(
+    make_store, prefix
+):
+    _, storage = make_store(*[answer(404, b"default backend - 404")] * 9)
+    with pytest.raises(StoreUnavailable):
+        storage.purge(raw_key="uploads/k", public_prefix=prefix)
 
 
 # attempts

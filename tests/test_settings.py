@@ -97,6 +97,7 @@ def test_an_empty_variable_counts_as_unset():
         ({"DATABASE_URL": "postgresql://postgres:postgres@db/m"}, "DATABASE_URL has a well-known"),
         ({"S3_ENDPOINT": "http://store.example.com"}, "S3_ENDPOINT should be https"),
         ({"S3_PUBLIC_ENDPOINT": "http://s3.example.com"}, "S3_PUBLIC_ENDPOINT should be https"),
+        ({"CDN_BASE_URL": "http://cdn.example.com"}, "CDN_BASE_URL should be https"),
         ({"DATABASE_URL": "sqlite:///media.db"}, "DATABASE_URL: SQLite"),
         ({"BROKER_URL": "inline:"}, "BROKER_URL=inline:"),
         ({"S3_PUBLIC_BUCKET": "raw"}, "S3_RAW_BUCKET and S3_PUBLIC_BUCKET"),

@@ -91,7 +91,7 @@ class Link:
         return self.channel
 
     def fail(self, error: BaseException) -> BrokerUnavailable:
-        """Drop the link after an error; the caller raises what is returned."""
+        """Drop the link after an error, and return that as one of ours, for callers that raise."""
         metrics.BROKER_CONNECTIONS.labels(self.name, "lost").inc()
         log.warning("broker_connection_lost", link=self.name, reason=repr(error))
         if isinstance(error, ConnectionBlockedTimeout):

@@ -4,7 +4,17 @@ Commands only ask, call and print; what they do is `lifecycle`, `audit`, `doctor
 `client`. Exit codes: 0 all is well, 1 something is not, 2 it could not be found out.
 """
 
-from mediaservice.commands import audit, dead_letters, doctor, init, retry, stats, upload
+from mediaservice.commands import (
+    audit,
+    dead_letters,
+    delete,
+    doctor,
+    init,
+    retry,
+    show,
+    stats,
+    upload,
+)
 from mediaservice.commands.terminal import Commands
 
 __all__ = ["media"]
@@ -18,9 +28,11 @@ for command in (
     init.init,
     doctor.doctor,
     stats.stats,
+    show.show,
     audit.audit,
     retry.retry,
     retry.reprocess,
+    delete.delete,
     dead_letters.dead_letters,
     upload.upload,
 ):

@@ -1,14 +1,12 @@
 """`media retry` and `media reprocess`: another try, of failed media and of lost objects."""
 
-from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import click
 from flask.cli import with_appcontext
 
 from mediaservice.broker import BrokerUnavailable, Publication
-from mediaservice.commands.terminal import json_option, print_json, progress
-from mediaservice.errors import Failure, MediaError
+from mediaservice.commands.terminal import for_each, json_option, print_json, progress
 from mediaservice.web import components
 
 _RETRY_BATCH = 500
@@ -38,7 +36,7 @@ def retry(
             click.echo(f"{count} media to be processed again")
     else:
         processing = components().lifecycle.processing
-        _for_each(media_ids, processing.retry, "to be processed again", as_json=as_json)
+        for_each(media_ids, processing.retry, "to be processed again", as_json=as_json)
 
 
 def _retry_failed(error_code: str | None) -> int:
@@ -73,32 +71,6 @@ def reprocess(*, media_ids: tuple[UUID, ...], as_json: bool) -> None:
             raise BrokerUnavailable(f"it has not taken the job of {media_id}")
 
     try:
-        _for_each(media_ids, publish, "given to a worker; audit when it is done", as_json=as_json)
+        for_each(media_ids, publish, "given to a worker; audit when it is done", as_json=as_json)
     finally:
         broker.close()
-
-
-def _for_each(
-    media_ids: Sequence[UUID], act: Callable[[UUID], object], done: str, *, as_json: bool
-) -> None:
-    """Act on each media and print what became of it; exit code 1 if one could not be acted on."""
-    has_failed = False
-    for media_id in media_ids:
-        failure = _failure_of(act, media_id)
-        has_failed |= failure is not None
-        if as_json:
-            print_json({"media_id": media_id, "error": failure and failure.code})
-        elif failure is None:
-            click.echo(f"{media_id} {done}")
-        else:
-            click.echo(f"{media_id} {click.style('left alone', fg='red')}: {failure.message}")
-    if has_failed:
-        raise click.exceptions.Exit(1)
-
-
-def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None:
-    try:
-        act(media_id)
-    except MediaError as error:
-        return error.failure
-    return None

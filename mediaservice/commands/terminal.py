@@ -5,7 +5,9 @@ Results go to stdout, everything else to stderr; colours and bars only to a term
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+from uuid import UUID
 
 import click
 from flask.cli import AppGroup
@@ -13,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mediaservice.audit import ListingOutOfOrder
 from mediaservice.broker import BrokerUnavailable
-from mediaservice.errors import MediaError
+from mediaservice.errors import Failure, MediaError
 from mediaservice.storage import StoreUnavailable
 
 DOCTOR = "flask --app app media doctor"
@@ -55,6 +57,24 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, default=str))
 
 
+def for_each(
+    media_ids: Sequence[UUID], act: Callable[[UUID], object], done: str, *, as_json: bool
+) -> None:
+    """Act on each media and print what became of it; exit code 1 if one could not be acted on."""
+    has_failed = False
+    for media_id in media_ids:
+        failure = _failure_of(act, media_id)
+        has_failed |= failure is not None
+        if as_json:
+            print_json({"media_id": media_id, "error": failure and failure.code})
+        elif failure is None:
+            click.echo(f"{media_id} {done}")
+        else:
+            click.echo(f"{media_id} {click.style('left alone', fg='red')}: {failure.message}")
+    if has_failed:
+        raise click.exceptions.Exit(1)
+
+
 def progress(length: int, label: str) -> Any:
     """Return a progress bar to be used as a context manager; it shows on a terminal only."""
     return click.progressbar(
@@ -72,6 +92,14 @@ def print_beside_bar(line: str) -> None:
 def one_line(value: object) -> str:
     """Return a text without its line breaks."""
     return " ".join(str(value).split())
+
+
+def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None:
+    try:
+        act(media_id)
+    except MediaError as error:
+        return error.failure
+    return None
 
 
 def _stop(what: str, reason: object, advice: str) -> NoReturn:

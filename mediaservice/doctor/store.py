@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 
 import urllib3
 
@@ -9,7 +10,7 @@ from config.settings import Settings
 from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
 from mediaservice.doctor.store_client import PUBLIC_TYPE, StoreClient
 from mediaservice.doctor.uploads import UploadProbes
-from mediaservice.storage import PUBLIC_CACHE_CONTROL
+from mediaservice.storage import PUBLIC_CACHE_CONTROL, ObjectNotFound
 
 _INIT = "flask --app app media init, with the keys of somebody who may change the buckets"
 
@@ -90,8 +91,9 @@ class StoreProbes:
     def _delete_probes(self) -> Iterator[Probe]:
         yield Probe(
             "delete",
-            "what is deleted is gone",
-            "the keys need s3:DeleteObject on both buckets",
+            "what is deleted is gone, and the store says so",
+            "the keys need s3:DeleteObject and s3:ListBucket on both buckets; of what is not there "
+            "the store must say NoSuchKey",
             self._delete,
         )
         yield Probe(
@@ -215,6 +217,9 @@ class StoreProbes:
         prefix = self._client.public_key.rpartition("/")[0] + "/"
         if not self._storage.purge(raw_key=key, public_prefix=prefix):
             raise Broken("objects were still there after their deletion")
+        with suppress(ObjectNotFound):
+            self._storage.inspect_upload(key, with_checksum=False)
+            raise Broken("the original could be read after its deletion")
         return "both buckets are empty of it"
 
     def _versions(self) -> str:

@@ -4,22 +4,25 @@ A deleted media is a tombstone (`deleted_at`) until its upload URL is dead, no w
 writing, and both buckets have been looked at again.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, text, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
 
 from config.settings import Settings
 from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
 from mediaservice.lifecycle.rows import (
     COLUMNS,
+    IS_DUE,
     NOT_DELETED,
     MediaRow,
     Rows,
     due_media,
     log_transition,
+    log_transitions,
     transition,
 )
 from mediaservice.messages import public_prefix
@@ -47,19 +50,37 @@ class Deletion:
 
         The owner may repeat it. Raises MEDIA_NOT_FOUND, or NOT_OWNER.
         """
-        deleted = self._rows.execute(
-            transition(Event.DELETE_REQUESTED)
-            .where(Media.c.id == media_id, Media.c.owner_id == caller)
-            .values(deleted_at=now_plus(0), due_at=now_plus(0))
-            .returning(Media.c.id)
-        )
-        if deleted:
+        if self._delete(Media.c.id == media_id, Media.c.owner_id == caller):
             log_transition(Event.DELETE_REQUESTED, media_id)
             return
         row = self._rows.find(media_id)
         if row is not None and row.owner_id == caller:
             return
         raise MediaError(MEDIA_NOT_FOUND if row is None or row.deleted_at else NOT_OWNER)
+
+    def take_down(self, media_id: UUID) -> None:
+        """Delete a media, whoever owns it; may be repeated. Raises MEDIA_NOT_FOUND."""
+        if self._delete(Media.c.id == media_id):
+            log_transition(Event.DELETE_REQUESTED, media_id, reason="taken_down")
+        elif self._rows.find(media_id) is None:
+            raise MediaError(MEDIA_NOT_FOUND)
+
+    def erase(self, owner_id: UUID, limit: int) -> int:
+        """Delete up to `limit` media of one owner; return how many. Repeat it until it returns 0.
+
+        Whoever erases a person sees to it that they upload no more.
+        """
+        owned = (
+            select(Media.c.id)
+            .where(Media.c.owner_id == owner_id, NOT_DELETED)
+            .order_by(Media.c.id)
+            .limit(limit)
+            .with_for_update()
+            .cte("owned")
+        )
+        erased = self._delete(Media.c.id.in_(select(owned.c.id)))
+        log_transitions(Event.DELETE_REQUESTED, erased, reason="erased")
+        return len(erased)
 
     def retire(self, limit: int) -> int:
         """Delete up to `limit` failed media whose retention is over; return how many."""
@@ -70,14 +91,8 @@ class Deletion:
             self._is_retention_over(),
             limit=limit,
         )
-        retired = self._rows.execute(
-            transition(Event.DELETE_REQUESTED)
-            .where(Media.c.id.in_(over))
-            .values(deleted_at=now_plus(0), due_at=now_plus(0))
-            .returning(Media.c.id)
-        )
-        for row in retired:
-            log_transition(Event.DELETE_REQUESTED, row.id, reason="retention")
+        retired = self._delete(Media.c.id.in_(over))
+        log_transitions(Event.DELETE_REQUESTED, retired, reason="retention")
         return len(retired)
 
     def claim(self, limit: int) -> list[MediaRow]:
@@ -128,13 +143,13 @@ class Deletion:
         self._rows.execute(self._rows.tombstone(media_id))
 
     def purge_original(self, media_id: UUID) -> None:
-        """Have the original of a ready media purged that was to be kept for good."""
+        """Have the original of a ready media purged that was to be kept for longer, or for good."""
         self._rows.execute(
             update(Media)
             .where(
                 Media.c.id == media_id,
                 Media.c.status == Status.READY,
-                Media.c.due_at.is_(None),
+                or_(Media.c.due_at.is_(None), ~IS_DUE),
                 NOT_DELETED,
             )
             .values(due_at=now_plus(0))
@@ -143,6 +158,15 @@ class Deletion:
     def postpone(self, row: MediaRow) -> None:
         """Try a claimed media again later."""
         self._finish(row, due_at=now_plus(PURGE_RETRY_SECONDS))
+
+    def _delete(self, *which: ColumnElement[bool]) -> Sequence[MediaRow]:
+        """Make these media tombstones; return the `id` and `request_id` of each."""
+        return self._rows.execute(
+            transition(Event.DELETE_REQUESTED)
+            .where(*which)
+            .values(deleted_at=now_plus(0), due_at=now_plus(0))
+            .returning(Media.c.id, Media.c.request_id)
+        )
 
     def _is_retention_over(self) -> ColumnElement[bool]:
         """Return the condition for failed media to be deleted."""

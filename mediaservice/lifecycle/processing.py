@@ -259,10 +259,9 @@ class Processing:
             transition(Event.RETRY_REQUESTED)
             .where(Media.c.id.in_(select(taken.c.id)))
             .values(**fresh_attempts(self._settings.max_attempts))
-            .returning(Media.c.id)
+            .returning(Media.c.id, Media.c.request_id)
         )
-        for row in retried:
-            log_transition(Event.RETRY_REQUESTED, row.id)
+        log_transitions(Event.RETRY_REQUESTED, retried)
         return len(retried)
 
     def job_of_ready(self, media_id: UUID) -> ProcessRequest:

@@ -34,7 +34,7 @@ from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
 log = structlog.get_logger(__name__)
 
 MediaRow = Row[Any]
-"""A row of `media`; its attributes are the columns and `upload_expired`."""
+"""A row of `media`; its attributes are what the statement returns, mostly `COLUMNS`."""
 
 COLUMNS = (
     *Media.c,
@@ -254,11 +254,11 @@ def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
     _leave_trace(event, media_id, **facts)
 
 
-def log_transitions(event: Event, rows: Sequence[MediaRow]) -> None:
+def log_transitions(event: Event, rows: Sequence[MediaRow], **facts: Any) -> None:
     """Leave the same for many, each with the request it goes back to; counted at once."""
     metrics.TRANSITIONS.labels(event.value).inc(len(rows))
     for row in rows:
-        _leave_trace(event, row.id, request_id=row.request_id)
+        _leave_trace(event, row.id, request_id=row.request_id, **facts)
 
 
 def _leave_trace(event: Event, media_id: UUID, **facts: Any) -> None:

@@ -34,7 +34,7 @@ from mediaservice.lifecycle.rows import (
     changed_row,
     due_media,
     fresh_attempts,
-    log_transition,
+    log_transitions,
     raw_key,
     transition,
 )
@@ -169,10 +169,9 @@ class Uploads:
             transition(Event.UPLOAD_EXPIRED)
             .where(Media.c.id.in_(due_media(text(IS_PENDING), limit=limit)))
             .values(error_code=errors.UPLOAD_EXPIRED.code, due_at=now_plus(0))
-            .returning(Media.c.id)
+            .returning(Media.c.id, Media.c.request_id)
         )
-        for row in expired:
-            log_transition(Event.UPLOAD_EXPIRED, row.id)
+        log_transitions(Event.UPLOAD_EXPIRED, expired)
         return len(expired)
 
     @property
@@ -283,9 +282,13 @@ class Uploads:
         )
         if renewed:
             return renewed[0]
-        if self._rows.execute(select(Media.c.id).where(*mine)):
-            raise MediaError(errors.IDEMPOTENCY_KEY_REUSED)
-        raise _too_many_pending(self._settings)
+        used = self._rows.execute(select(Media.c.id, Media.c.deleted_at).where(*mine))
+        if not used:
+            raise _too_many_pending(self._settings)
+        raise MediaError(
+            errors.IDEMPOTENCY_KEY_REUSED,
+            details={} if used[0].deleted_at else {"upload_id": str(used[0].id)},
+        )
 
 
 def _too_many_pending(settings: Settings) -> MediaError:

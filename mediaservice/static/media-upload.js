@@ -86,9 +86,8 @@ export async function upload(file, options = {}) {
   }
   onStatus("requesting", { uploadId: null });
   const presigned = await requestUpload(file, prepared);
-  const uploadId = presigned.upload_id;
-  onStatus("uploading", { uploadId });
-  const putFailure = await putWithRenewal(presigned, file, prepared);
+  onStatus("uploading", { uploadId: presigned.upload_id });
+  const { uploadId, putFailure } = await putWithRenewal(presigned, file, prepared);
   onStatus("completing", { uploadId });
   let state;
   try {
@@ -115,22 +114,39 @@ export async function follow(mediaId, options = {}) {
 }
 
 /**
- * PUT, once more with a fresh URL if this one is refused; return the failure that `complete` may
- * overrule. It may have expired: only the store knows, for the clock here may be wrong.
+ * PUT, once more with a fresh URL if this one is refused; return the upload that has the bytes, and
+ * the failure that `complete` may overrule. The URL may have expired: only the store knows, for the
+ * clock here may be wrong.
  */
 async function putWithRenewal(presigned, file, options) {
+  let uploadId = presigned.upload_id;
+  let putFailure = null;
   try {
     await putObject(presigned, file, options);
   } catch (error) {
     if (error.code === "store_unreachable") {
-      return error;
-    }
-    if (error.status !== 403) {
+      putFailure = error;
+    } else if (error.status === 403) {
+      const renewed = await renewUpload(file, options);
+      uploadId = renewed.upload_id;
+      await putObject(renewed, file, options);
+    } else {
       throw error;
     }
-    await putObject(await requestUpload(file, options), file, options);
   }
-  return null;
+  return { uploadId, putFailure };
+}
+
+/** Ask for a fresh URL of the same upload, or begin another if that one has expired meanwhile. */
+async function renewUpload(file, options) {
+  try {
+    return await requestUpload(file, options);
+  } catch (error) {
+    if (error.code !== "idempotency_key_reused") {
+      throw error;
+    }
+    return requestUpload(file, { ...options, idempotencyKey: randomKey() });
+  }
 }
 
 /**
