@@ -169,13 +169,19 @@ class Process:
         self.stop()
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    seconds: float,
+    what: str,
+    poll_seconds: float = _POLL_SECONDS,
+) -> None:
     """Return as soon as the condition holds. Raises TimeoutError, saying what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"gave up after {seconds:.0f} s waiting for {what}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def is_listening(port: int) -> bool:

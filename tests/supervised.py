@@ -17,7 +17,7 @@ READY = "media-service: ready"
 def copy_project(copy: Path) -> Path:
     """Copy what `make run` needs, so that its data is nobody else's."""
     for name in ("config", "devstack", "mediaservice", "mediaworker", "migrations"):
-        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, copy / name)
     for name in ("app.py", "worker_listener.py"):
         shutil.copy(PROJECT / name, copy)
     return copy
@@ -46,7 +46,7 @@ class Run:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "devstack.run"],
                 cwd=project,
-                env={**os.environ, "PORT": str(port), **environ},
+                env={**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1", **environ},
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
@@ -56,7 +56,7 @@ class Run:
         """Wait until it has printed a text."""
         wait_until(
             lambda: text in self._out.read_text() or self._process.poll() is not None,
-            seconds=60,
+            seconds=300,  # no less than its parts are given
             what=f"{text!r} in the output",
         )
         assert text in self._out.read_text(), self._err.read_text()

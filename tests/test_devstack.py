@@ -122,7 +122,7 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
             "web",
             [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
             log_path=tmp_path / "web.log",
-            environ=environment(PATH=os.environ["PATH"], PORT=str(port)),
+            environ=environment(PATH=os.environ["PATH"], PORT=str(port), WEB_CONCURRENCY="1"),
             cwd=PROJECT,
             is_ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
         )

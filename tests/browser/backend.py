@@ -5,6 +5,7 @@ is signed in.
 """
 
 import http.client
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+GATEWAY_TOKEN = secrets.token_hex(32)  # one, so that whoever asks is given the same site
 PASSED_ON = ("Content-Type", "Retry-After", "ETag", "X-Request-ID")
 TYPES = {".html": "text/html", ".js": "text/javascript"}
 

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def npm_packages(tmp_path_factory) -> dict[str, Path]:
-    """Each folder of npm/ with its packages installed as locked, somewhere outside the tree."""
+def npm_package(tmp_path_factory) -> Callable[[str], Path]:
+    """Install a folder of npm/ with its packages as locked, once, somewhere outside the tree."""
     folder = tmp_path_factory.mktemp("npm")
-    return {source.name: install(source, folder) for source in NPM.iterdir()}
+    return cache(lambda name: install(NPM / name, folder))
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
         WEB_ORIGINS=url,
         PORT=str(port),
         POLL_SECONDS="0.2",  # sites stay until the end, and each look takes time from other tests
+        WEB_CONCURRENCY="1",
         **variables,
     )
     settings = Settings.from_environ(environ)

@@ -10,11 +10,11 @@ import requests
 from playwright.sync_api import expect
 
 from devstack.process import Process, find_free_ports
+from tests.browser.backend import GATEWAY_TOKEN
 from tests.browser.conftest import PROJECT
 from tests.builders import jpeg
 from tests.documents import blocks
 
-GATEWAY_TOKEN = secrets.token_hex(32)
 PHOTO = {"name": "photo.jpg", "mimeType": "image/jpeg"}
 
 

@@ -31,8 +31,8 @@ def hashed(has_alpha: bool) -> str:
     return base64.b64encode(thumbhash(width, height, bytes(pixels))).decode()
 
 
-def test_the_decoder_agrees_with_the_formats_own(page, npm_packages):
-    reference = npm_packages["uppy-6"] / "node_modules/thumbhash/thumbhash.js"
+def test_the_decoder_agrees_with_the_formats_own(page, npm_package):
+    reference = npm_package("uppy-6") / "node_modules/thumbhash/thumbhash.js"
     page.route("**/reference.js", lambda route: route.fulfill(path=reference))
     page.goto("/")
     hashes = [hashed(has_alpha) for has_alpha in (True, False) for _ in range(20)]

@@ -315,8 +315,8 @@ def test_nothing_sticks_out_at_phone_width(page, width):
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_axe_finds_nothing_that_keeps_people_out(browser, site, npm_packages, colours):
-    axe = (npm_packages["uppy-6"] / "node_modules/axe-core/axe.min.js").read_text()
+def test_axe_finds_nothing_that_keeps_people_out(browser, site, npm_package, colours):
+    axe = (npm_package("uppy-6") / "node_modules/axe-core/axe.min.js").read_text()
     with browser.new_context(
         base_url=site.url, color_scheme=colours, reduced_motion="reduce", bypass_csp=True
     ) as context:

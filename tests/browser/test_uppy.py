@@ -1,23 +1,21 @@
 """Uppy, the uploader most web apps have, in a web app whose backend passes its calls on."""
 
-import secrets
 import subprocess
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.backend import backend
+from tests.browser.backend import GATEWAY_TOKEN, backend
 from tests.builders import jpeg, png
 
 PAGE = Path(__file__).with_name("uppy.html")
-GATEWAY_TOKEN = secrets.token_hex(32)
 
 
 @pytest.fixture(params=["uppy-5", "uppy-6"])
-def files(request, npm_packages, sites, page):
+def files(request, npm_package, sites, page):
     """The file input of a web app with Uppy, bundled from npm as web apps are."""
-    project = npm_packages[request.param]
+    project = npm_package(request.param)
     bundle = project / "bundle.js"
     subprocess.run(
         [

@@ -36,10 +36,11 @@ class Books:
                 busy = connection.execute(
                     f"SELECT count(*) FROM media WHERE due_at < now() + interval '{SOON}'"
                 ).fetchone()
-            counts = self._count_messages(PROCESS_QUEUE, RESULTS_QUEUE)
+            if busy != (0,):
+                return False
+            return not any(self._count_messages(PROCESS_QUEUE, RESULTS_QUEUE))
         except (psycopg.Error, pika.exceptions.AMQPError):
             return False
-        return busy == (0,) and not any(counts)
 
     def check(self) -> None:
         """Fill `faults` and `totals`."""

@@ -43,7 +43,7 @@ def main() -> int:
         faults.stop()
         books = Books(stack, uploads)
         try:
-            wait_until(books.is_quiet, seconds=QUIET_SECONDS, what="quiet")
+            wait_until(books.is_quiet, seconds=QUIET_SECONDS, what="quiet", poll_seconds=1)
         except TimeoutError as error:
             books.faults.append(str(error))
         books.check()

@@ -96,6 +96,7 @@ class Stack:
         ports = {name: proxy.port for name, proxy in self.proxies.items()}
         return {
             "PATH": os.environ["PATH"],
+            "WEB_CONCURRENCY": "1",  # of each web, and there are two
             "PYTHONPATH": str(PROJECT),
             "PYTHONUNBUFFERED": "1",
             "HOST": "127.0.0.1",
