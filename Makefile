@@ -21,7 +21,7 @@ test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromiu
 	$(pytest) $(ARGS)
 
 .PHONY: test-fast
-test-fast: venv ## Run the tests that need no server and no other process
+test-fast: venv ## Run the short tests, which need no server and no browser
 	$(pytest) -m "not slow" $(ARGS)
 
 .PHONY: coverage

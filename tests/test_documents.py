@@ -7,15 +7,17 @@ from urllib.parse import unquote
 import click
 import pytest
 
+from config.settings import IMAGE_CONTENT_TYPES
 from docgen.contract import DOCUMENT, render
 from docgen.settings import env
 from mediaservice import PROJECT
 from mediaservice.commands import media
+from mediaworker.renditions import MAIN_LONGEST_SIDE, VARIANT_WIDTHS
 from tests.documents import blocks, documents, inline_code, prose
 
 CONSTANTS = {
     name
-    for folder in ("config", "mediaservice", "mediaworker")
+    for folder in ("config", "mediaservice", "mediaworker", "tests")
     for path in (PROJECT / folder).rglob("*.py")
     for name in re.findall(r"^([A-Z][A-Z0-9_]+)(?::.*)? = ", path.read_text(), re.MULTILINE)
 }
@@ -126,6 +128,16 @@ def test_every_environment_variable_or_constant_exists(document):
 def test_the_tables_of_the_contract_are_those_of_the_code():
     kept = DOCUMENT.read_text()
     assert kept == render(kept), "run `make contract` and look at the difference"
+
+
+def test_the_contract_names_every_width_and_every_format():
+    (images,) = re.findall(r"^### Images\n(.*?)^###", prose(DOCUMENT), re.DOTALL | re.MULTILINE)
+    words = re.findall(r"\w+", images)
+    assert str(MAIN_LONGEST_SIDE) in words
+    assert {f"w{width}" for width in VARIANT_WIDTHS.values()} == set(VARIANT_WIDTHS)
+    assert {word for word in words if re.fullmatch(r"w\d+", word)} == set(VARIANT_WIDTHS)
+    formats = {content_type.removeprefix("image/") for content_type in IMAGE_CONTENT_TYPES}
+    assert formats - {word.lower() for word in words} == set()
 
 
 def test_the_architecture_names_every_module():

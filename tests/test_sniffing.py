@@ -12,7 +12,7 @@ FOREIGN = [
     iso_media("qt  "),
     b"%PDF-1.7",
     b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    b"II*\0\x08\0\0\0",
+    b"II*\0\x08\0\0\0" + bytes(100),
     b"\0\0\0\x08ftyp",
     b"",
 ]
