@@ -6,42 +6,71 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from devstack.postgresql import PostgreSQL
 from devstack.process import find_free_ports
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import create_app
+from mediaservice.models import Media
 from tests.builders import production, settings
 from tests.security.service import Service, Web
 from tests.security.tokens import SECRET
 from tests.service import measured
 
 
+@pytest.fixture(scope="module")
+def module_environ(seaweedfs: SeaweedFS, postgresql: PostgreSQL) -> Iterator[dict[str, str]]:
+    """The variables of a service on a database and with buckets of the module's own."""
+    name = uuid4().hex
+    database = f"security_{name}"
+    with postgresql.connect() as connection:
+        connection.execute(f"CREATE DATABASE {database} TEMPLATE media_template")
+    yield {
+        "AUTH_MODE": "jwt",
+        "JWT_SECRET": SECRET,
+        "DATABASE_URL": postgresql.url_of(database),
+        "S3_ENDPOINT": seaweedfs.endpoint,
+        "S3_ACCESS_KEY_ID": seaweedfs.access_key,
+        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
+        "S3_RAW_BUCKET": f"raw-{name}",
+        "S3_PUBLIC_BUCKET": f"public-{name}",
+    }
+    with postgresql.connect() as connection:
+        connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_service(module_environ: dict[str, str], store_client: Any) -> Iterator[Service]:
+    found = Service(create_app(settings(**module_environ)).test_client(), store_client)
+    found.storage.create_buckets(("https://app.example.com",))
+    yield found
+    found.lifecycle.rows.engine.dispose()
+
+
 @pytest.fixture
-def make_service(seaweedfs: SeaweedFS, postgresql_url: str) -> Iterator[Callable[..., Service]]:
+def service(module_service: Service) -> Iterator[Service]:
+    """The module's service, without media of other tests."""
+    yield module_service
+    with module_service.lifecycle.rows.engine.begin() as connection:
+        connection.execute(sa.delete(Media))
+
+
+@pytest.fixture
+def make_service(
+    service: Service, module_environ: dict[str, str]
+) -> Iterator[Callable[..., Service]]:
+    """Make services with other settings, on the same database and buckets as `service`."""
     made = []
 
     def make(**variables: Any) -> Service:
-        app = create_app(
-            settings(
-                **{
-                    "AUTH_MODE": "jwt",
-                    "JWT_SECRET": SECRET,
-                    "DATABASE_URL": postgresql_url,
-                    "S3_ENDPOINT": seaweedfs.endpoint,
-                    "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-                    "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
-                    **variables,
-                }
-            )
-        )
-        app.extensions["media"].storage.create_buckets(("https://app.example.com",))
-        made.append(Service(app.test_client(), seaweedfs))
+        app = create_app(settings(**module_environ | variables))
+        made.append(Service(app.test_client(), service.s3))
         return made[-1]
 
     yield make
-    for service in made:
-        service.lifecycle.rows.engine.dispose()
+    for other in made:
+        other.lifecycle.rows.engine.dispose()
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +86,7 @@ def web(
         LOG_LEVEL="DEBUG",
         HOST="127.0.0.1",
         PORT=str(port),
+        WEB_CONCURRENCY="1",
         MAX_PENDING_UPLOADS="100000",
         MAX_PENDING_BYTES=str(2**50),
     ) | {
@@ -70,8 +100,3 @@ def web(
     }
     with Web(environ, port, tmp_path_factory.mktemp("web") / "web.log") as process:
         yield process
-
-
-@pytest.fixture
-def service(make_service: Callable[..., Service]) -> Service:
-    return make_service()

@@ -9,9 +9,9 @@ import requests
 from flask.testing import FlaskClient
 
 from devstack.process import Process, is_listening
-from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.lifecycle import Lifecycle
+from mediaservice.storage import Storage
 from tests.builders import jpeg
 from tests.security.tokens import ALICE, token
 
@@ -35,11 +35,12 @@ class Web(Process):
 class Service:
     """One application, its store, and what clients do with both."""
 
-    def __init__(self, client: FlaskClient, store: SeaweedFS) -> None:
+    def __init__(self, client: FlaskClient, s3: Any) -> None:
         self.client = client
-        self.store = store
-        self.s3 = store.client()
-        self.lifecycle: Lifecycle = client.application.extensions["media"].lifecycle
+        self.s3 = s3
+        parts = client.application.extensions["media"]
+        self.lifecycle: Lifecycle = parts.lifecycle
+        self.storage: Storage = parts.storage
 
     def call(self, method: str, path: str = "", caller: UUID = ALICE, **arguments: Any) -> Any:
         headers = {"Authorization": f"Bearer {token(sub=str(caller))}"}
@@ -71,7 +72,7 @@ class Service:
         """Return everything that is stored: the ETags by bucket and key."""
         return {
             (bucket, entry["Key"]): entry["ETag"]
-            for bucket in (self.store.raw_bucket, self.store.public_bucket)
+            for bucket in (self.storage.raw_bucket, self.storage.public_bucket)
             for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
             for entry in page.get("Contents", [])
         }

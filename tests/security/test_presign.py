@@ -37,6 +37,14 @@ class Put:
         url = urlsplit(presigned["upload_url"])
         return cls(url.netloc, url.path, tuple(parse_qsl(url.query)), dict(presigned["headers"]))
 
+    @property
+    def bucket(self) -> str:
+        return self.path.split("/")[1]
+
+    @property
+    def key(self) -> str:
+        return self.path.removeprefix(f"/{self.bucket}/")
+
     def asking(self, **parameters: str | None) -> "Put":
         """Change query parameters, named with `_` for `-`; None leaves one out."""
         changes = {name.replace("_", "-"): value for name, value in parameters.items()}
@@ -78,14 +86,13 @@ def earlier(put: Put) -> str:
 Attack = Callable[[Put], Put]
 
 CHANGED: dict[str, Attack] = {
-    "another key": lambda p: replace(p, path=f"/raw/uploads/{OTHER_ID}"),
+    "another key": lambda p: replace(p, path=f"/{p.bucket}/uploads/{OTHER_ID}"),
     "a key below it": lambda p: replace(p, path=f"{p.path}/x"),
-    "a key with dots": lambda p: replace(p, path=f"/raw/uploads/../uploads/{OTHER_ID}"),
+    "a key with dots": lambda p: replace(p, path=f"/{p.bucket}/uploads/../uploads/{OTHER_ID}"),
     "a key with encoded dots": lambda p: replace(p, path=f"{p.path}%2f%2e%2e%2f{OTHER_ID}"),
     "a key in capitals": lambda p: replace(p, path=p.path.replace("uploads", "UPLOADS")),
     "a doubled slash": lambda p: replace(p, path=p.path.replace("/uploads", "//uploads")),
-    "the public bucket": lambda p: replace(p, path=p.path.replace("/raw/", "/public/")),
-    "the bucket itself": lambda p: replace(p, path="/raw"),
+    "the bucket itself": lambda p: replace(p, path=f"/{p.bucket}"),
     "GET": lambda p: replace(p, method="GET", body=b""),
     "HEAD": lambda p: replace(p, method="HEAD", body=b""),
     "DELETE": lambda p: replace(p, method="DELETE", body=b""),
@@ -127,24 +134,41 @@ CHANGED: dict[str, Attack] = {
     "no query": lambda p: replace(p, query=()),
     "another host": lambda p: p.saying(Host="store.example.com"),
     "another name of the host": lambda p: p.saying(Host=p.host.replace("127.0.0.1", "localhost")),
-    "a bucket in the host": lambda p: p.saying(Host=f"public.{p.host}"),
     "an access list in the query": lambda p: p.asking(x_amz_acl="public-read"),
     "the sub-resource acl": lambda p: p.asking(acl=""),
     "the sub-resource tagging": lambda p: p.asking(tagging=""),
-    "the sub-resource policy": lambda p: replace(p, path="/raw").asking(policy=""),
+    "the sub-resource policy": lambda p: replace(p, path=f"/{p.bucket}").asking(policy=""),
     "a part of an upload": lambda p: p.asking(partNumber="1", uploadId="x"),
     "a version": lambda p: p.asking(versionId="null"),
     "another answer's type": lambda p: p.asking(response_content_type="text/html"),
 }
 
 
-@pytest.mark.parametrize("attack", CHANGED.values(), ids=CHANGED)
-def test_a_changed_upload_is_refused_and_stores_nothing(service: Service, attack: Attack):
+def assert_refused_and_nothing_stored(service: Service, attack: Attack) -> None:
     put = Put.of(service.request(BODY))
     before = service.objects()
     assert attack(put).send() >= 400
     assert service.objects() == before
     assert put.send() == 200, "it was the change that was refused"
+
+
+@pytest.mark.parametrize("attack", CHANGED.values(), ids=CHANGED)
+def test_a_changed_upload_is_refused_and_stores_nothing(service: Service, attack: Attack):
+    assert_refused_and_nothing_stored(service, attack)
+
+
+ELSEWHERE: dict[str, Callable[[Put, str], Put]] = {
+    "in the path": lambda p, bucket: replace(p, path=f"/{bucket}/{p.key}"),
+    "in the host": lambda p, bucket: p.saying(Host=f"{bucket}.{p.host}"),
+}
+
+
+@pytest.mark.parametrize("attack", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_an_upload_to_the_public_bucket_is_refused_and_stores_nothing(
+    service: Service, attack: Callable[[Put, str], Put]
+):
+    public = service.storage.public_bucket
+    assert_refused_and_nothing_stored(service, lambda put: attack(put, public))
 
 
 UNSIGNED = {
@@ -166,11 +190,14 @@ def test_an_added_header_makes_nothing_public_and_nothing_else_stored(
     """AWS refuses `x-amz-` headers that are not signed; a store that takes them opens nothing."""
     presigned = service.request(BODY)
     put = Put.of(presigned)
+    before = service.objects()
     status = put.saying(**headers).send()
     assert status == 200 or 400 <= status < 500
     anonymous = replace(put, method="GET", query=(), headers={}, body=b"")
     assert anonymous.send() == 403
-    assert ("raw", f"uploads/{OTHER_ID}") not in service.objects()
+    after = service.objects()
+    assert (after.pop((put.bucket, put.key), None) is not None) == (status == 200)
+    assert after == before
     if status == 200:
         done = service.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
         assert done.status_code == 202
@@ -178,8 +205,9 @@ def test_an_added_header_makes_nothing_public_and_nothing_else_stored(
 
 def test_a_copy_of_somebody_elses_original_is_refused(service: Service):
     """A PUT becomes a copy by one header: with it anybody's original could be made one's own."""
-    victim = f"raw/uploads/{service.upload(BODY)}"  # of the declared size and type
+    media_id = service.upload(BODY)  # of the declared size and type
     put = Put.of(service.request(BODY))
+    victim = f"{put.bucket}/uploads/{media_id}"
     before = service.objects()
     assert put.saying(x_amz_copy_source=victim).send() == 403
     assert service.objects() == before
@@ -215,9 +243,11 @@ def test_a_url_stores_once(service: Service):
     assert service.objects() == before
 
 
-def test_a_url_that_has_expired_stores_nothing(make_service: Callable[..., Service], monkeypatch):
-    """Signed an hour ago, for a minute."""
-    service, patient = (make_service(UPLOAD_URL_TTL_SECONDS=ttl) for ttl in (60, 3660))
+def test_a_url_that_has_expired_stores_nothing(
+    service: Service, make_service: Callable[..., Service], monkeypatch
+):
+    """Signed an hour ago, for less than that."""
+    patient = make_service(UPLOAD_URL_TTL_SECONDS=3660)
     with monkeypatch.context() as patch:
         patch.setattr("mediaservice.signing.time", lambda: time.time() - 3600)
         expired, alive = Put.of(service.request(BODY)), Put.of(patient.request(BODY))
@@ -232,7 +262,7 @@ def test_what_a_url_stores_after_the_delete_is_purged_again(service: Service):
     """A deleted media's URL may live on: its tombstone outlives it, and looks again."""
     presigned = service.request(BODY)
     put = Put.of(presigned)
-    key = ("raw", put.path.removeprefix("/raw/"))
+    key = (put.bucket, put.key)
     assert put.send() == 200
     assert service.call("DELETE", f"/{presigned['upload_id']}").status_code == 204
     purge(service)
@@ -258,7 +288,8 @@ def make_all_due(service: Service) -> None:
 def test_keys_come_from_ids_alone(service: Service):
     """Nothing a client says gets into a key."""
     presigned = service.request(BODY, owner_type="event", checksum_sha256=digest(BODY))
-    assert Put.of(presigned).path == f"/raw/uploads/{presigned['upload_id']}"
+    put = Put.of(presigned)
+    assert put.path == f"/{service.storage.raw_bucket}/uploads/{presigned['upload_id']}"
 
 
 # Who may read
@@ -266,15 +297,20 @@ def test_keys_come_from_ids_alone(service: Service):
 
 def test_originals_are_not_for_strangers_and_public_objects_only_to_read(service: Service):
     media_id = service.upload(BODY)
-    service.s3.put_object(Bucket="public", Key=f"media/{media_id}/main.webp", Body=b"x")
+    raw_bucket, public_bucket = service.storage.raw_bucket, service.storage.public_bucket
+    service.s3.put_object(Bucket=public_bucket, Key=f"media/{media_id}/main.webp", Body=b"x")
     put = Put.of(service.request(BODY))
     anonymous = replace(put, query=(), headers={})
-    raw, public = f"/raw/uploads/{media_id}", f"/public/media/{media_id}/main.webp"
+    raw, public = (
+        f"/{raw_bucket}/uploads/{media_id}",
+        f"/{public_bucket}/media/{media_id}/main.webp",
+    )
+    buckets = (f"/{raw_bucket}", f"/{public_bucket}", f"/{raw_bucket}/", f"/{public_bucket}/")
     before = service.objects()
     allowed = [
         (method, path, query)
         for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH")
-        for path in (raw, public, "/raw", "/public", "/raw/", "/public/", "/", f"{raw}/../x")
+        for path in (raw, public, *buckets, "/", f"{raw}/../x")
         for query in ((), (("acl", ""),), (("list-type", "2"),), (("versions", ""),))
         if replace(anonymous, method=method, path=path, query=query, body=b"").send() < 300
     ]

@@ -14,11 +14,11 @@ LONGEST_SECONDS = 100
 CONFIG = ("--config-file", str(Path(__file__).parent / "schemathesis.toml"))
 
 
-def schemathesis(web: Web, directory: Path, *options: str) -> None:
+def schemathesis(web: Web, directory: Path, *options: str, examples: int) -> None:
     """Run it; raises AssertionError with its report if a check failed."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", *CONFIG, "run", f"{web.url}/api/openapi.json"),
-        *("--checks", "all", "--generation-deterministic", "--max-examples", "40"),
+        *("--checks", "all", "--generation-deterministic", "--max-examples", str(examples)),
         *("--continue-on-failure", "--no-color", "--report-dir", str(directory)),
         *options,
     ]
@@ -32,12 +32,13 @@ def schemathesis(web: Web, directory: Path, *options: str) -> None:
     )
     print(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert '"level": "error"' not in web.log_path.read_text()
+    assert '"level":"error"' not in web.log_path.read_text()
 
 
 def test_every_answer_to_a_caller_is_as_documented(web: Web, tmp_path: Path):
-    schemathesis(web, tmp_path, "--header", f"Authorization: Bearer {token()}")
+    schemathesis(web, tmp_path, "--header", f"Authorization: Bearer {token()}", examples=40)
 
 
 def test_every_answer_to_a_stranger_is_as_documented(web: Web, tmp_path: Path):
-    schemathesis(web, tmp_path, "--exclude-checks", "positive_data_acceptance")
+    """A few examples will do: what a stranger sends is refused before it is read."""
+    schemathesis(web, tmp_path, "--exclude-checks", "positive_data_acceptance", examples=5)
