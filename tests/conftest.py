@@ -10,7 +10,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +104,43 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def make_buckets(store_client: Any) -> Callable[[], AbstractContextManager[dict[str, str]]]:
+    """Make two buckets, which are there as long as the context of their variables."""
+
+    @contextmanager
+    def make() -> Iterator[dict[str, str]]:
+        raw, public = f"raw-{uuid.uuid4()}", f"public-{uuid.uuid4()}"
+        names = {"S3_RAW_BUCKET": raw, "S3_PUBLIC_BUCKET": public}
+        for name in names.values():
+            store_client.create_bucket(Bucket=name)
+        yield names
+        for name in names.values():
+            empty_bucket(store_client, name)
+            store_client.delete_bucket(Bucket=name)
+
+    return make
+
+
+def empty_bucket(client: Any, name: str) -> None:
+    found = client.list_objects_v2(Bucket=name).get("Contents", [])
+    if found:
+        keys = [{"Key": one["Key"]} for one in found]
+        client.delete_objects(Bucket=name, Delete={"Objects": keys})
+
+
 @pytest.fixture
-def buckets(store_client: Any) -> Iterator[dict[str, str]]:
-    """The variables of two buckets of this test's own, for what looks at all that is in them."""
-    names = {"S3_RAW_BUCKET": f"raw-{uuid.uuid4()}", "S3_PUBLIC_BUCKET": f"public-{uuid.uuid4()}"}
-    for name in names.values():
-        store_client.create_bucket(Bucket=name)
-    yield names
-    for name in names.values():
-        for found in store_client.list_objects_v2(Bucket=name).get("Contents", []):
-            store_client.delete_object(Bucket=name, Key=found["Key"])
-        store_client.delete_bucket(Bucket=name)
+def buckets(make_buckets: Callable[..., Any]) -> Iterator[dict[str, str]]:
+    """The variables of two buckets of this test's own, for what changes more than their objects."""
+    with make_buckets() as names:
+        yield names
+
+
+@pytest.fixture(scope="module")
+def module_buckets(make_buckets: Callable[..., Any]) -> Iterator[dict[str, str]]:
+    """The variables of two buckets of the module's own; `own_store_environ` empties them."""
+    with make_buckets() as names:
+        yield names
 
 
 @pytest.fixture(scope="session")
@@ -234,9 +260,13 @@ def store_environ(seaweedfs: SeaweedFS) -> dict[str, str]:
 
 
 @pytest.fixture
-def own_store_environ(seaweedfs: SeaweedFS, buckets: dict[str, str]) -> dict[str, str]:
+def own_store_environ(
+    seaweedfs: SeaweedFS, module_buckets: dict[str, str], store_client: Any
+) -> Iterator[dict[str, str]]:
     """The variables of a store with nothing in it, for what looks at all there is."""
-    return {**store_environment(seaweedfs), **buckets}
+    yield {**store_environment(seaweedfs), **module_buckets}
+    for name in module_buckets.values():
+        empty_bucket(store_client, name)
 
 
 @pytest.fixture

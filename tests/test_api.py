@@ -24,7 +24,7 @@ from mediaservice.database import now_plus
 from mediaservice.messages import FailedResult, ProcessedResult, ProcessingError, Variant
 from mediaservice.models import Media
 from tests.builders import CDN, UNKNOWN_ID, jpeg, png, settings
-from tests.conformance import check_documented
+from tests.conformance import check_documented, operations
 
 ALICE, BOB = uuid4(), uuid4()
 PICTURE = jpeg()
@@ -835,21 +835,12 @@ def test_health_is_the_process_and_readiness_its_database_and_store(make_service
     assert service.client.get("/healthz").status_code == 200
 
 
-def test_the_document_describes_every_call_and_its_failures(service):
-    document = service.client.get("/api/openapi.json").json
-    calls = {
-        (method.upper(), path): set(operation["responses"])
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
-        if method != "parameters"
+def test_every_call_is_in_the_document(service):
+    """What is not in it, `check_documented` passes over."""
+    served = {
+        f"{method} {rule.rule.replace('<uuid:media_id>', '{media_id}')}"
+        for rule in service.client.application.url_map.iter_rules()
+        if rule.rule.startswith("/api/media")
+        for method in rule.methods - {"HEAD", "OPTIONS"}
     }
-    expected = {
-        ("POST", "/api/media/request-upload"): {"201", "401", "403", "409", "413", "415", "429"},
-        ("POST", "/api/media/complete"): {"200", "202", "401", "403", "404", "409", "410", "503"},
-        ("GET", "/api/media/{media_id}"): {"200", "304", "401", "404"},
-        ("GET", "/api/media/{media_id}/status"): {"200", "401", "404"},
-        ("DELETE", "/api/media/{media_id}"): {"204", "401", "403", "404"},
-        ("GET", "/api/media"): {"200", "401", "422"},
-    }
-    for call, statuses in expected.items():
-        assert statuses <= calls[call]
+    assert served == {name for name, _ in operations(DOCUMENT)}

@@ -14,6 +14,7 @@ import pika
 import pytest
 import structlog
 
+from config.settings import Settings
 from devstack.process import Process, find_free_ports, wait_until
 from devstack.run import answers
 from mediaservice import PROJECT, add_commands, create_app
@@ -29,8 +30,9 @@ from mediaservice.broker import (
 from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
-from tests.builders import ORIGIN, UNKNOWN_ID, jpeg, png
+from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
 from tests.service import measured
+from tests.world import SETTINGS, World, store_environment
 
 COMMANDS = (
     ["init"],
@@ -69,12 +71,17 @@ def store_environ(own_store_environ):
 
 @pytest.fixture
 def run(world):
-    return runner(world)
+    return runner(world.settings)
 
 
-def runner(world):
-    """Return a function that runs `flask media` on a world."""
-    app = create_app(world.settings)
+@pytest.fixture(scope="module")
+def run_without_servers():
+    return runner(Settings.from_environ(environment()))
+
+
+def runner(settings):
+    """Return a function that runs `flask media` with these settings."""
+    app = create_app(settings)
     add_commands(app)
 
     def run(*words, **options):
@@ -99,16 +106,16 @@ def runner(world):
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_command_says_what_it_is_for(run, words):
-    shown = run(*words, "--help")
+def test_every_command_says_what_it_is_for(run_without_servers, words):
+    shown = run_without_servers(*words, "--help")
     assert shown.code == 0
     assert "--json" in shown.out or words == ["dead-letters"]
     summary = shown.out.split("\n\n")[1].strip()
     assert len(summary) > 20
 
 
-def test_the_list_of_commands_is_complete(run):
-    shown = run("--help").out
+def test_the_list_of_commands_is_complete(run_without_servers):
+    shown = run_without_servers("--help").out
     assert all(words[0] in shown for words in COMMANDS)
 
 
@@ -120,7 +127,7 @@ def test_the_operations_page_has_every_command_kind_and_nothing_else():
     assert set(re.findall("`([a-z_]+)`", rows)) == {kind.value for kind in Kind}
 
 
-def test_every_command_in_the_docs_exists(run):
+def test_every_command_in_the_docs_exists():
     known = {tuple(words) for words in COMMANDS} - {("dead-letters",)}
     pages = [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
     named = [
@@ -153,8 +160,8 @@ def test_every_command_in_the_docs_exists(run):
     ],
     ids=" ".join,
 )
-def test_wrong_use_is_told_and_nothing_is_done(run, words):
-    shown = run(*words)
+def test_wrong_use_is_told_and_nothing_is_done(run_without_servers, words):
+    shown = run_without_servers(*words)
     assert (shown.code, shown.out) == (2, "")
     assert "Usage:" in shown.err
 
@@ -177,7 +184,7 @@ def test_wrong_use_is_told_and_nothing_is_done(run, words):
     ],
 )
 def test_a_server_that_is_away_is_one_line_with_what_to_do(make_world, variables, words, told):
-    shown = runner(make_world(**variables))(*words)
+    shown = runner(make_world(**variables).settings)(*words)
     assert shown.code == 2
     error = [line for line in shown.err.splitlines() if line.startswith("Error:")]
     assert len(error) == 1
@@ -205,7 +212,14 @@ def test_the_real_command_ends_without_a_traceback(make_world):
 # init and doctor
 
 
-def test_init_makes_everything_and_is_safe_to_repeat(run, world):
+@pytest.fixture
+def world_to_init(make_world, buckets):
+    """A world with buckets of the test's own: what `init` allows stays on them."""
+    return make_world(**buckets)
+
+
+def test_init_makes_everything_and_is_safe_to_repeat(world_to_init):
+    world, run = world_to_init, runner(world_to_init.settings)
     for _ in range(2):
         (made,) = run("init", "--json").json
         assert made == {
@@ -217,7 +231,8 @@ def test_init_makes_everything_and_is_safe_to_repeat(run, world):
     assert "(private)" in run("init").out
 
 
-def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(run, make_world, world):
+def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(world_to_init):
+    run = runner(world_to_init.settings)
     run("init")
     checks = run("doctor", "--json").json
     assert checks[-1]["totals"] == {"ok": 21, "warning": 0, "failed": 2, "skipped": 2}
@@ -351,9 +366,9 @@ def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
 def test_bulk_retries_and_erasures_on_postgresql(make_world, postgresql_url):
     world = make_world(DATABASE_URL=postgresql_url)
     failed = [world.failed() for _ in range(3)]
-    assert runner(world)("retry", "--failed", "--json").json == [{"retried": 3}]
+    assert runner(world.settings)("retry", "--failed", "--json").json == [{"retried": 3}]
     assert {world.status(media_id) for media_id in failed} == {"processing"}
-    erased = runner(world)("delete", "--owner", world.owner, "--yes", "--json")
+    erased = runner(world.settings)("delete", "--owner", world.owner, "--yes", "--json")
     assert erased.json == [{"deleted": 3}]
     assert {world.status(media_id) for media_id in failed} == {"deleted"}
 
@@ -465,7 +480,7 @@ def test_only_ready_media_are_processed_again(run, world, stage):
 
 def test_a_job_that_the_broker_does_not_take_is_told(make_world):
     world = make_world(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
-    shown = runner(world)("reprocess", world.ready())
+    shown = runner(world.settings)("reprocess", world.ready())
     assert (shown.code, shown.out) == (2, "")
     assert "it has not taken the job" in shown.err
 
@@ -500,7 +515,7 @@ def test_stats_tell_what_there_is_and_what_is_due(run, world):
 
 @pytest.fixture
 def run_with_broker(make_world, rabbitmq, amqp):
-    return runner(make_world(BROKER_URL=rabbitmq.url))
+    return runner(make_world(BROKER_URL=rabbitmq.url).settings)
 
 
 def put_dead(amqp, *letters):
@@ -578,8 +593,8 @@ def test_dropping_asks_first(run_with_broker, amqp):
 
 
 @pytest.mark.parametrize("words", [["list"], ["requeue", "--all"], ["drop", "--all", "--yes"]])
-def test_without_a_broker_there_are_no_dead_letters(run, words):
-    shown = run("dead-letters", *words)
+def test_without_a_broker_there_are_no_dead_letters(run_without_servers, words):
+    shown = run_without_servers("dead-letters", *words)
     assert shown.code == 1
     assert "BROKER_URL=inline:" in shown.err
 
@@ -600,7 +615,7 @@ def test_stats_show_queues_and_who_consumes_them(run_with_broker, amqp):
 def test_stats_without_the_broker_still_tell_of_the_database(make_world):
     world = make_world(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
     world.ready()
-    shown = runner(world)("stats", "--json")
+    shown = runner(world.settings)("stats", "--json")
     assert shown.code == 2
     assert shown.json[0]["media"]["ready"] == 1
     assert shown.json[0]["queues"] is None
@@ -620,32 +635,36 @@ def test_reprocessing_publishes_the_job_once(run_with_broker, make_world, rabbit
 # upload
 
 
-@pytest.fixture
-def service(make_world, tmp_path):
+@pytest.fixture(scope="module")
+def service(seaweedfs, store_client, make_buckets, make_sqlite_url, tmp_path_factory):
     """A running service: web and listener as processes of their own."""
-    port = find_free_ports((0,))
-    world = make_world(POLL_SECONDS="0.02")
-    world.storage.create_buckets(())
-    environ = {"PATH": os.environ["PATH"], **measured(), **world.environ, "PORT": str(port)}
-    world.url = f"http://127.0.0.1:{port}"
+    port, directory = find_free_ports(), tmp_path_factory.mktemp("service")
+    with make_buckets() as buckets:
+        variables = environment(DATABASE_URL=make_sqlite_url(), POLL_SECONDS="0.2")
+        variables |= {**store_environment(seaweedfs), **buckets, **SETTINGS}
+        world = World(variables, store_client)
+        world.storage.create_buckets(())
+        world.url = f"http://127.0.0.1:{port}"
+        own = {"PATH": os.environ["PATH"], "PORT": str(port), "WEB_CONCURRENCY": "1"}
 
-    def process(name, command, is_ready):
-        return Process(
-            name,
-            [sys.executable, *command],
-            log_path=tmp_path / f"{name}.log",
-            environ=environ,
-            cwd=PROJECT,
-            is_ready=is_ready,
+        def process(name, command, is_ready):
+            return Process(
+                name,
+                [sys.executable, *command],
+                log_path=directory / f"{name}.log",
+                environ={**own, **measured(), **variables},
+                cwd=PROJECT,
+                is_ready=is_ready,
+            )
+
+        web = process(
+            "web",
+            ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
+            lambda: answers(f"{world.url}/readyz"),
         )
-
-    web = process(
-        "web",
-        ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-        lambda: answers(f"{world.url}/readyz"),
-    )
-    with web, process("listener", ["worker_listener.py"], lambda: True):
-        yield world
+        with web, process("listener", ["worker_listener.py"], lambda: True):
+            yield world
+        world.close()
 
 
 @pytest.mark.slow
@@ -655,7 +674,7 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     user = uuid4()
     names = ("photo.jpg", "drawing", "notes.txt", "missing.jpg")
-    shown = runner(service)(
+    shown = runner(service.settings)(
         "upload",
         *(tmp_path / name for name in names),
         *("--url", service.url, "--user-id", user, "--json"),
@@ -681,7 +700,7 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
 def test_people_are_shown_what_they_have_uploaded(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg(800, 600))
     where = ("--url", service.url, "--user-id", uuid4())
-    shown = runner(service)("upload", tmp_path / "photo.jpg", *where)
+    shown = runner(service.settings)("upload", tmp_path / "photo.jpg", *where)
     assert shown.code == 0
     first, *rest = shown.lines
     name, status, media_id = first.rsplit(" ", 2)
@@ -715,15 +734,15 @@ def test_of_a_worker_that_tells_its_main_image_alone_the_url_is_shown(capsys):
     assert capsys.readouterr().out.splitlines() == ["photo.jpg: ready 7", "  http://cdn/m"]
 
 
-def test_a_token_may_be_in_a_file(run, tmp_path):
+def test_a_token_may_be_in_a_file(run_without_servers, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     (tmp_path / "token").write_text("secret\n")
     words = ("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
     words = (*words, "--token-file", tmp_path / "token", "--timeout", 0)
-    refused = run(*words, "--token", "secret")
+    refused = run_without_servers(*words, "--token", "secret")
     assert (refused.code, refused.lines) == (2, [])
     assert "either --token or --token-file" in refused.err
-    shown = run(*words)
+    shown = run_without_servers(*words)
     assert shown.code == 1
     assert shown.lines[0].startswith(f"{tmp_path / 'photo.jpg'}: failed: ")
     assert "secret" not in shown.out + shown.err
@@ -732,11 +751,13 @@ def test_a_token_may_be_in_a_file(run, tmp_path):
 @pytest.mark.slow
 def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
-    shown = runner(service)("upload", tmp_path / "photo.jpg", "--url", service.url, "--json")
+    shown = runner(service.settings)(
+        "upload", tmp_path / "photo.jpg", "--url", service.url, "--json"
+    )
     assert shown.code == 1
     assert shown.json[0]["error"]["code"] == "unauthenticated"
     (tmp_path / "broken.png").write_bytes(png()[:60])
-    shown = runner(service)(
+    shown = runner(service.settings)(
         *("upload", tmp_path / "broken.png", "--url", service.url, "--user-id", uuid4(), "--json")
     )
     assert shown.json[0]["error"]["code"] == "corrupt_image"
@@ -746,7 +767,7 @@ def test_a_refusal_of_the_service_is_told_in_its_words(service, tmp_path):
 def test_waiting_for_an_image_has_an_end(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     words = ("--url", service.url, "--user-id", uuid4(), "--timeout", 0, "--json")
-    shown = runner(service)("upload", tmp_path / "photo.jpg", *words)
+    shown = runner(service.settings)("upload", tmp_path / "photo.jpg", *words)
     assert shown.code == 1
     assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
 
@@ -785,15 +806,15 @@ def test_on_a_terminal_there_are_a_bar_and_colours(world):
     assert "\x1b[32mall in order" in shown
 
 
-def test_a_service_that_is_away_is_told_without_a_traceback(run, tmp_path):
+def test_a_service_that_is_away_is_told_without_a_traceback(run_without_servers, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
-    shown = run("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
+    shown = run_without_servers("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
     assert shown.code == 1
     assert "photo.jpg: failed: 127.0.0.1:9 does not answer" in shown.out
 
 
-def test_something_else_than_the_service_is_told(run, world, seaweedfs, tmp_path):
+def test_something_else_than_the_service_is_told(run_without_servers, seaweedfs, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
-    shown = run("upload", tmp_path / "photo.jpg", "--url", seaweedfs.endpoint)
+    shown = run_without_servers("upload", tmp_path / "photo.jpg", "--url", seaweedfs.endpoint)
     assert shown.code == 1
     assert "is that the media service?" in shown.out

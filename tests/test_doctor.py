@@ -72,11 +72,11 @@ class Patient:
 
 
 @pytest.fixture
-def make_patient(environ, tmp_path, seaweedfs, own_store_environ):
+def make_patient(environ, tmp_path, seaweedfs, buckets):
     made = []
 
     def make(**variables):
-        cdn_base_url = f"{seaweedfs.endpoint}/{own_store_environ['S3_PUBLIC_BUCKET']}"
+        cdn_base_url = f"{seaweedfs.endpoint}/{buckets['S3_PUBLIC_BUCKET']}"
         made.append(
             Patient(
                 {
@@ -84,7 +84,8 @@ def make_patient(environ, tmp_path, seaweedfs, own_store_environ):
                     "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}",
                     "WEB_ORIGINS": f"{ORIGIN},{OTHER_ORIGIN}",
                     "CDN_BASE_URL": cdn_base_url,
-                    **own_store_environ,
+                    **store_environment(seaweedfs),
+                    **buckets,
                     **variables,
                 }
             )

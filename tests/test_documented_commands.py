@@ -219,8 +219,6 @@ def test_a_new_column_gets_its_migration(copy, tmp_path):
 
     versions = copy / "migrations" / "versions"
     kept = set(versions.glob("*.py"))
-    assert "No changes" in migrate()
-    assert set(versions.glob("*.py")) == kept
     models = copy / "mediaservice" / "models.py"
     last = '    Column("traceparent", Text),'
     column = '    Column("caption", Text),\n'

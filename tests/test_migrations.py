@@ -143,9 +143,9 @@ def test_releases_that_start_together_migrate_once(app, environ, empty_database_
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     said = [release.communicate()[1] for release in releases]
-    assert [release.returncode for release in releases] == [0, 0, 0], said
+    assert [release.returncode for release in releases] == [0, 0], said
     with engine_of(app).connect() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(Media)) == 0

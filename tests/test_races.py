@@ -111,8 +111,11 @@ def test_parallel_purges_are_disjoint(worlds):
     for media_id in media_ids:
         worlds[0].delete(media_id)
     calls = [partial(w.deletion.claim, 3) for w, _ in zip(cycle(worlds), range(6), strict=False)]
-    claimed = [row.id for batch in at_once(*calls) for row in batch]
-    assert len(claimed) == len(set(claimed))
+    batches = at_once(*calls)
+    batches.append(worlds[0].deletion.claim(100))
+    claimed = [row.id for batch in batches for row in batch]
+    assert len(claimed) == len(media_ids)
+    assert set(claimed) == media_ids
 
 
 def test_a_deletion_and_a_success_leave_nothing_behind(worlds):

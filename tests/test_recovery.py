@@ -5,9 +5,22 @@ nothing is lost, nobody restarts what was not killed.
 import signal
 
 from devstack.process import wait_until
-from mediaservice.broker import DEAD_LETTER_QUEUE
+from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.messages import MEDIA_PROCESSED
 from tests.builders import jpeg
-from tests.queues import count
+from tests.queues import count, take
+
+
+def wait_until_logged(process, event, media_ids):
+    """Wait until a process has left a line about an event of each media."""
+
+    def is_logged(media_id):
+        return any(
+            f'"{event}"' in line and f'"{media_id}"' in line
+            for line in process.log_path.read_text().splitlines()
+        )
+
+    wait_until(lambda: all(map(is_logged, media_ids)), seconds=60, what=event)
 
 
 def test_database_restart_under_web_listener_and_worker(service, postgresql):
@@ -35,13 +48,11 @@ def test_broker_killed_under_listener_and_worker(service, rabbitmq):
 
 
 def test_worker_killed_with_the_job_in_hand(service, amqp):
+    service.wait_until_final(service.process(jpeg()))  # a worker that consumes
     service.worker.signal(signal.SIGSTOP)
     media_id = service.process(jpeg())
-    wait_until(
-        lambda: service.call("GET", f"/{media_id}/status").json()["status"] == "processing",
-        seconds=10,
-        what="the job",
-    )
+    wait_until_logged(service.listener, "job_dispatched", [media_id])
+    wait_until(lambda: count(amqp, PROCESS_QUEUE) == 0, seconds=20, what="the delivery")
     service.worker.kill()
     service.worker.start()
     assert service.wait_until_final(media_id)["status"] == "ready"
@@ -49,10 +60,24 @@ def test_worker_killed_with_the_job_in_hand(service, amqp):
 
 
 def test_listener_killed_with_answers_in_hand(service, amqp):
-    service.listener.signal(signal.SIGSTOP)
+    copies = amqp.queue_declare("", exclusive=True).method.queue
+    amqp.queue_bind(copies, EXCHANGE, MEDIA_PROCESSED)
+    service.worker.signal(signal.SIGSTOP)
     media_ids = [service.process(jpeg()) for _ in range(3)]
+    wait_until_logged(service.listener, "job_dispatched", media_ids)
+    service.listener.signal(signal.SIGSTOP)
+    service.worker.signal(signal.SIGCONT)
+    wait_until_logged(service.worker, "message", media_ids)
+    for _ in media_ids:
+        take(amqp, copies)  # the worker publishes an answer after its line about it
+    wait_until(lambda: count(amqp, RESULTS_QUEUE) == 0, seconds=20, what="the deliveries")
     service.listener.kill()
-    service.listener.start()
+    wait_until(
+        lambda: count(amqp, RESULTS_QUEUE) == len(media_ids),
+        seconds=20,
+        what="the answers that it had in hand",
+    )
+    service.recover()
     for media_id in media_ids:
         assert service.wait_until_final(media_id)["status"] == "ready"
     assert count(amqp, DEAD_LETTER_QUEUE) == 0

@@ -17,7 +17,7 @@ from mediaservice.listener import Listener
 from mediaservice.models import Media
 from mediaservice.tracing import MessageSpan, current_traceparent, set_up_tracing
 from mediaworker.consumer import Consumer
-from tests.builders import environment, jpeg, loaded_by, worker_settings
+from tests.builders import environment, jpeg, worker_settings
 from tests.world import store_environment
 
 ALICE = {"X-User-ID": str(uuid4())}
@@ -117,11 +117,6 @@ def test_without_the_setting_nothing_is_traced(make_app, seaweedfs):
     with span.current():
         assert current_traceparent() is None
     span.end()
-
-
-@pytest.mark.slow
-def test_without_the_setting_nothing_is_imported():
-    assert "opentelemetry.sdk" not in loaded_by("app", "worker_listener", "mediaworker.__main__")
 
 
 def test_packages_that_are_missing_are_told_and_do_no_harm(monkeypatch):
