@@ -31,6 +31,7 @@ from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
+from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
 from tests.world import SETTINGS, World, store_environment
 
@@ -770,6 +771,18 @@ def test_waiting_for_an_image_has_an_end(service, tmp_path):
     shown = runner(service.settings)("upload", tmp_path / "photo.jpg", *words)
     assert shown.code == 1
     assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
+
+
+def test_a_store_that_is_busy_with_an_earlier_put_is_asked_again(tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(jpeg())
+    client = ServiceClient("http://127.0.0.1:9", Credentials(token="a-token"))
+    with ScriptedStore([fault(409, "OperationAborted"), answer(200)]) as store:
+        presigned = {"method": "PUT", "upload_url": f"{store.endpoint}/raw/k", "headers": {}}
+        client._put(presigned, photo, lambda _count: None)
+    first, second = store.requests
+    assert first == second
+    assert "a-token" not in first
 
 
 @pytest.mark.slow
