@@ -175,6 +175,7 @@ def postgresql_url(postgresql: PostgreSQL, spare_databases: list[str]) -> Iterat
     with postgresql.connect(name) as connection:
         connection.execute(END_OTHER_SESSIONS)
         connection.execute("TRUNCATE media")
+        connection.execute("SELECT pg_stat_reset()")
         # Nobody else is given one whose tables, constraints or statistics a test has changed.
         if connection.execute(SHAPE).fetchone() == new:
             spare_databases.append(name)
