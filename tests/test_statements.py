@@ -202,6 +202,25 @@ def test_more_than_the_way_to_the_server_holds_arrives(postgresql_url, other, wa
     engine.dispose()
 
 
+@pytest.mark.parametrize("way", ["alone", "together"])
+def test_a_commit_that_fails_is_told(engine, other, insertion, way):
+    """What each statement returned does not count then."""
+    other.execute(
+        "ALTER TABLE numbers DROP CONSTRAINT numbers_pkey,"
+        " ADD UNIQUE (number) DEFERRABLE INITIALLY DEFERRED"
+    )
+    other.commit()
+    insert_one = {
+        "alone": lambda: insertion.run_alone(LOCK, number=1),
+        "together": lambda: Sent(engine, [(insertion, {"number": 1})]).rows(),
+    }[way]
+    insert_one()
+    with pytest.raises(IntegrityError, match="already exists"):
+        insert_one()
+    assert numbers_in(other) == [1]
+    assert insertion.run(number=2)[0].number == 2
+
+
 def test_nothing_is_sent_together(engine):
     assert Sent(engine, []).rows() == []
 
