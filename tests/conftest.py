@@ -155,13 +155,22 @@ def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
+def new_shape(postgresql: PostgreSQL) -> Any:
+    """What SHAPE tells of a new database."""
+    with postgresql.connect("media_template") as connection:
+        return connection.execute(SHAPE).fetchone()
+
+
+@pytest.fixture(scope="session")
 def spare_databases() -> list[str]:
     """Databases that nobody uses and that are as new: making one takes longer than many a test."""
     return []
 
 
 @pytest.fixture
-def postgresql_url(postgresql: PostgreSQL, spare_databases: list[str]) -> Iterator[str]:
+def postgresql_url(
+    postgresql: PostgreSQL, new_shape: Any, spare_databases: list[str]
+) -> Iterator[str]:
     """A database of this test's own, with the empty table in it."""
     if spare_databases:
         name = spare_databases.pop()
@@ -170,14 +179,12 @@ def postgresql_url(postgresql: PostgreSQL, spare_databases: list[str]) -> Iterat
         with postgresql.connect() as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE media_template")
     yield postgresql.url_of(name)
-    with postgresql.connect("media_template") as connection:
-        new = connection.execute(SHAPE).fetchone()
     with postgresql.connect(name) as connection:
         connection.execute(END_OTHER_SESSIONS)
         connection.execute("TRUNCATE media")
         connection.execute("SELECT pg_stat_reset()")
         # Nobody else is given one whose tables, constraints or statistics a test has changed.
-        if connection.execute(SHAPE).fetchone() == new:
+        if connection.execute(SHAPE).fetchone() == new_shape:
             spare_databases.append(name)
 
 
