@@ -131,10 +131,10 @@ class ServiceClient:
     def _request(
         self, method: str, url: str, *, body: Any = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
-        # The store has no business with the caller's credentials.
-        own, retries = {}, self._retries.new(status_forcelist=_PASSING_AT_STORE)
         if url.startswith(f"{self._url}/api/"):
             own, retries = self._headers, self._retries
+        else:  # the store, which has no business with the caller's credentials
+            own, retries = {}, self._retries.new(status_forcelist=_PASSING_AT_STORE)
         try:
             return self._http.request(
                 method, url, body=body, headers={**own, **(headers or {})}, retries=retries
