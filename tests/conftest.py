@@ -155,6 +155,22 @@ def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
+def make_database(postgresql: PostgreSQL) -> Callable[[], AbstractContextManager[str]]:
+    """Make a database with the empty table in it, which is there as long as its URL's context."""
+
+    @contextmanager
+    def make() -> Iterator[str]:
+        name = f"module_{uuid.uuid4().hex}"
+        with postgresql.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE media_template")
+        yield postgresql.url_of(name)
+        with postgresql.connect() as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def new_shape(postgresql: PostgreSQL) -> Any:
     """What SHAPE tells of a new database."""
     with postgresql.connect("media_template") as connection:

@@ -173,10 +173,7 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def running_deployment(postgresql, rabbitmq, seaweedfs, collector, tmp_path_factory):
-    database = f"operations_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(f"CREATE DATABASE {database} TEMPLATE media_template")
+def running_deployment(make_database, rabbitmq, seaweedfs, collector, tmp_path_factory):
     create_topology(rabbitmq.url)
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
         channel = connection.channel()
@@ -191,21 +188,20 @@ def running_deployment(postgresql, rabbitmq, seaweedfs, collector, tmp_path_fact
         "AUTH_MODE": "gateway",
         "GATEWAY_TOKEN": GATEWAY_TOKEN,
         "METRICS_TOKEN": METRICS_TOKEN,
-        "DATABASE_URL": postgresql.url_of(database),
         "BROKER_URL": rabbitmq.url,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "POLL_SECONDS": "0.2",
         "WEB_CONCURRENCY": "2",
     }
-    Storage(Settings.from_environ(variables)).create_buckets(())
-    made = Deployment(variables, tmp_path_factory.mktemp("operations"))
-    try:
-        yield made
-    finally:
-        made.stop()
-    with postgresql.connect() as connection:
-        connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
+    with make_database() as database_url:
+        variables["DATABASE_URL"] = database_url
+        Storage(Settings.from_environ(variables)).create_buckets(())
+        made = Deployment(variables, tmp_path_factory.mktemp("operations"))
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from devstack.postgresql import PostgreSQL
 from devstack.process import find_free_ports
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import create_app
@@ -17,27 +16,24 @@ from tests.builders import production, settings
 from tests.security.service import Service, Web
 from tests.security.tokens import SECRET
 from tests.service import measured
+from tests.world import store_environment
 
 
 @pytest.fixture(scope="module")
-def module_environ(seaweedfs: SeaweedFS, postgresql: PostgreSQL) -> Iterator[dict[str, str]]:
+def module_environ(
+    seaweedfs: SeaweedFS, make_database: Callable[..., Any]
+) -> Iterator[dict[str, str]]:
     """The variables of a service on a database and with buckets of the module's own."""
     name = uuid4().hex
-    database = f"security_{name}"
-    with postgresql.connect() as connection:
-        connection.execute(f"CREATE DATABASE {database} TEMPLATE media_template")
-    yield {
-        "AUTH_MODE": "jwt",
-        "JWT_SECRET": SECRET,
-        "DATABASE_URL": postgresql.url_of(database),
-        "S3_ENDPOINT": seaweedfs.endpoint,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
-        "S3_RAW_BUCKET": f"raw-{name}",
-        "S3_PUBLIC_BUCKET": f"public-{name}",
-    }
-    with postgresql.connect() as connection:
-        connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
+    with make_database() as database_url:
+        yield {
+            "AUTH_MODE": "jwt",
+            "JWT_SECRET": SECRET,
+            "DATABASE_URL": database_url,
+            **store_environment(seaweedfs),
+            "S3_RAW_BUCKET": f"raw-{name}",
+            "S3_PUBLIC_BUCKET": f"public-{name}",
+        }
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +71,11 @@ def make_service(
 
 @pytest.fixture(scope="module")
 def web(
-    seaweedfs: SeaweedFS, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+    seaweedfs: SeaweedFS,
+    make_database: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Web]:
     """Gunicorn in production's configuration, logging all it can, on a database of its own."""
-    database = f"web_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(f"CREATE DATABASE {database} TEMPLATE media_template")
     port = find_free_ports()
     environ = production(
         LOG_LEVEL="DEBUG",
@@ -93,10 +88,11 @@ def web(
         "PATH": os.environ["PATH"],
         **measured(),
         "JWT_SECRET": SECRET,
-        "DATABASE_URL": postgresql.url_of(database),
-        "S3_ENDPOINT": seaweedfs.endpoint,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
+        **store_environment(seaweedfs),
     }
-    with Web(environ, port, tmp_path_factory.mktemp("web") / "web.log") as process:
+    log_path = tmp_path_factory.mktemp("web") / "web.log"
+    with (
+        make_database() as database_url,
+        Web({**environ, "DATABASE_URL": database_url}, port, log_path) as process,
+    ):
         yield process
