@@ -4,6 +4,7 @@ A server that cannot be had fails the tests that need it, with the line that say
 """
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ SERVICE_FIXTURES = {"postgresql", "rabbitmq", "seaweedfs", "browser"}
 
 def pytest_configure() -> None:
     """Keep out the tester's environment, proxies before loopback, and how busy this machine is."""
+    gc.disable()  # until all is collected: what stays to the end would be gone through many times
     for name in list(os.environ):
         if name.startswith(("S3_", "JWT_", "AUTH_", "AWS_")):
             del os.environ[name]
@@ -65,6 +67,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     # The longest goes first: as the last one it would have a core to itself.
     items.sort(key=lambda item: item.path.parent.name != "chaos")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

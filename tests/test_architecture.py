@@ -78,13 +78,19 @@ def module_of(path: Path) -> str:
 
 
 @functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Return everything in a file's code, outer before inner."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports_of(path: Path) -> frozenset[str]:
     """Return every module a file imports, wherever in the file, and `module.name` of `from`s."""
     return frozenset(_imports_of(path))
 
 
 def _imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -173,7 +179,7 @@ def test_only_the_entries_read_the_environment():
             and node.attr in ("environ", "environb", "getenv", "putenv")
             and isinstance(node.value, ast.Name)
             and node.value.id == "os"
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes_of(path)
         ) or any(name in ("os.environ", "os.getenv") for name in imports_of(path))
 
     readers = {module_of(path) for path in PRODUCT if reads(path)}
@@ -190,7 +196,7 @@ def test_only_lifecycle_writes_to_the_database():
         assert not names & writers, path
         if module_of(path) != "mediaservice.database":
             assert not names & dialects, path
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Attribute) and node.attr in writers:
                 assert ast.unparse(node.value) != "Media", path
 
@@ -198,7 +204,7 @@ def test_only_lifecycle_writes_to_the_database():
 def test_what_is_taken_from_sqlalchemy_is_imported_by_name():
     """With the module itself a statement could be built that no import tells of."""
     for path in PRODUCT:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Import):
                 modules = {alias.name.partition(".")[0] for alias in node.names}
                 assert "sqlalchemy" not in modules, path
@@ -209,7 +215,7 @@ def test_the_store_is_not_called_inside_a_transaction():
     blocks = [
         node
         for path in sorted((PROJECT / "mediaservice" / "lifecycle").glob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.With)
         and any(ast.unparse(item.context_expr) == "self._rows.begin()" for item in node.items)
     ]

@@ -61,6 +61,12 @@ def _log_to_stderr():
 
 
 @pytest.fixture
+def _at_once(monkeypatch):
+    """Another try of a call does not wait."""
+    monkeypatch.setattr("urllib3.Retry.get_backoff_time", lambda _retries: 0)
+
+
+@pytest.fixture
 def database_url(sqlite_url):
     return sqlite_url
 
@@ -735,6 +741,7 @@ def test_of_a_worker_that_tells_its_main_image_alone_the_url_is_shown(capsys):
     assert capsys.readouterr().out.splitlines() == ["photo.jpg: ready 7", "  http://cdn/m"]
 
 
+@pytest.mark.usefixtures("_at_once")
 def test_a_token_may_be_in_a_file(run_without_servers, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     (tmp_path / "token").write_text("secret\n")
@@ -819,6 +826,7 @@ def test_on_a_terminal_there_are_a_bar_and_colours(world):
     assert "\x1b[32mall in order" in shown
 
 
+@pytest.mark.usefixtures("_at_once")
 def test_a_service_that_is_away_is_told_without_a_traceback(run_without_servers, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     shown = run_without_servers("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")

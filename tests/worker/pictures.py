@@ -1,5 +1,6 @@
 """Pictures for the worker's tests, made here: no photo is kept in this repository."""
 
+import functools
 import io
 import struct
 import zlib
@@ -20,6 +21,7 @@ def flat(width: int, height: int, colour: tuple[int, ...] = RED) -> pyvips.Image
     return image.cast("uchar").copy(interpretation="srgb")
 
 
+@functools.cache
 def scene(width: int, height: int) -> pyvips.Image:
     """Four differently coloured quarters."""
     half, rest = width // 2, width - width // 2
