@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final, NoReturn
 
-from devstack.process import Process, ServiceError, are_free, is_listening, wait_until
+from devstack.process import Process, ServiceError, answers, are_free, is_listening, wait_until
+from devstack.roles import LISTENER, WEB, Role
 from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS, find_port
 from mediaservice import PROJECT
 
@@ -66,10 +66,9 @@ def start(parts: ExitStack, stopping: threading.Event) -> list[Process]:
     say("preparing database and buckets …")
     flask(environ, stopping, "db", "upgrade")
     flask(environ, stopping, "media", "init")
-    gunicorn = ("-m", "gunicorn", "--config", "config/gunicorn.py", "app:app")
     ready = f"http://127.0.0.1:{port}/readyz"
-    web = role("web", gunicorn, environ, is_ready=lambda: answers(ready))
-    listener = role("listener", ["worker_listener.py"], environ)
+    web = role("web", WEB, environ, is_ready=lambda: answers(ready))
+    listener = role("listener", LISTENER, environ)
     launch(parts, web, stopping)
     launch(parts, listener, stopping)
     announce(port)
@@ -84,14 +83,7 @@ def role(
     is_ready: Callable[[], bool] = lambda: True,
 ) -> Process:
     """Return a process of the service's own, not yet started."""
-    return Process(
-        name,
-        [sys.executable, *arguments],
-        log_path=DATA / f"{name}.log",
-        environ=environ,
-        cwd=PROJECT,
-        is_ready=is_ready,
-    )
+    return Role(name, arguments, directory=DATA, environ=environ, is_ready=is_ready)
 
 
 def launch(parts: ExitStack, process: Process, stopping: threading.Event) -> None:
@@ -191,15 +183,6 @@ def read_port() -> int:
     if not given.isdecimal() or not 0 < int(given) < 65_536:
         raise ServiceError(f"PORT={given} is not a port number")
     return int(given)
-
-
-def answers(url: str) -> bool:
-    """Say whether a URL answers 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own address
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def announce(port: int) -> None:

@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import requests
 
 from devstack.postgresql import PostgreSQL
-from devstack.process import Process, find_free_ports, wait_until
+from devstack.process import answers, find_free_ports, wait_until
 from devstack.rabbitmq import RabbitMQ
+from devstack.roles import LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
@@ -28,28 +29,6 @@ FINAL = ("ready", "failed")
 def measured() -> dict[str, str]:
     """Return the variables that make a child process count for `make coverage`, if that runs."""
     return {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
-
-
-class Role(Process):
-    """A process without a port: ready when it has logged, since its start, that it has started."""
-
-    def __init__(
-        self, name: str, *arguments: str, directory: Path, environ: dict[str, str]
-    ) -> None:
-        super().__init__(
-            name,
-            [sys.executable, *arguments],
-            log_path=directory / f"{name}.log",
-            environ=environ,
-            cwd=PROJECT,
-            is_ready=lambda: b"_started" in self.log_path.read_bytes()[self._log_start :],
-        )
-        self._log_start = 0
-
-    def start(self, *, wait: bool = True) -> None:
-        """Start, reading the log from here on."""
-        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        super().start(wait=wait)
 
 
 class Service:
@@ -94,17 +73,10 @@ class Service:
             "POLL_SECONDS": "0.2",  # each look takes time from other tests
             **measured(),
         }
-        self.web = Process(
-            "web",
-            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-            log_path=directory / "web.log",
-            environ=self._environ,
-            cwd=PROJECT,
-            is_ready=self._is_ready,
-        )
-        roles = {"directory": directory, "environ": self._environ}
-        self.listener = Role("listener", "worker_listener.py", **roles)
-        self.worker = Role("worker", "-m", "mediaworker", **roles)
+        roles: dict[str, Any] = {"directory": directory, "environ": self._environ}
+        self.web = Role("web", WEB, is_ready=self._is_ready, **roles)
+        self.listener = Role("listener", LISTENER, **roles)
+        self.worker = Role("worker", WORKER, **roles)
         self.processes = [self.web, self.listener, self.worker]
 
     def start(self) -> None:
@@ -199,11 +171,3 @@ class Service:
 
     def _is_ready(self) -> bool:
         return answers(f"http://127.0.0.1:{self._port}/readyz")
-
-
-def answers(url: str) -> bool:
-    """Say whether a URL answers 200, soon enough."""
-    try:
-        return requests.get(url, timeout=5).status_code == 200
-    except requests.RequestException:
-        return False

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 import pytest
 
-from devstack.process import Process, ServiceError, find_free_ports, wait_until
+from devstack.process import Process, ServiceError, answers, find_free_ports, wait_until
+from devstack.roles import WEB, Role
 from devstack.seaweedfs import SOCKETS, YOUNG_SECONDS, remove_dead_sockets
 from mediaservice import PROJECT
 from tests.builders import environment
-from tests.service import answers
 from tests.supervised import left_over
 
 SERVERS = """
@@ -118,12 +118,11 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
 
     def start():
         port = find_free_ports()
-        web = Process(
+        web = Role(
             "web",
-            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-            log_path=tmp_path / "web.log",
+            WEB,
+            directory=tmp_path,
             environ=environment(PATH=os.environ["PATH"], PORT=str(port), WEB_CONCURRENCY="1"),
-            cwd=PROJECT,
             is_ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
         )
         parts.enter_context(web)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,13 +16,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.settings import Settings
-from devstack.process import Process, find_free_ports, wait_until
-from mediaservice import PROJECT
+from devstack.process import answers, find_free_ports, wait_until
+from devstack.roles import LISTENER, WEB, WORKER, Role
 from mediaservice.broker.connection import create_topology
 from mediaservice.storage import Storage
 from tests.builders import environment, jpeg
 from tests.queues import QUEUES
-from tests.service import answers, measured
+from tests.service import measured
 from tests.world import store_environment
 
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
@@ -88,32 +87,30 @@ class Deployment:
     def __init__(self, environ, directory):
         self.web_port, self.listener_port, self.worker_port = (find_free_ports() for _ in range(3))
         self.killed = []
-        web = ("-m", "gunicorn", "--config", "config/gunicorn.py", "app:app")
         self.processes = {
-            name: Process(
+            name: Role(
                 name,
-                [sys.executable, *command],
-                log_path=directory / f"{name}.log",
+                command,
+                directory=directory,
                 environ={
                     **environ,
                     **measured(),
                     "PORT": str(self.web_port),
                     "METRICS_PORT": str(port),
                 },
-                cwd=PROJECT,
                 is_ready=lambda url=url: answers(url),
             )
             for name, command, port, url in (
-                ("web", web, 0, f"http://127.0.0.1:{self.web_port}/readyz"),
+                ("web", WEB, 0, f"http://127.0.0.1:{self.web_port}/readyz"),
                 (
                     "listener",
-                    ("worker_listener.py",),
+                    LISTENER,
                     self.listener_port,
                     f"http://127.0.0.1:{self.listener_port}/healthz",
                 ),
                 (
                     "worker",
-                    ("-m", "mediaworker"),
+                    WORKER,
                     self.worker_port,
                     f"http://127.0.0.1:{self.worker_port}/healthz",
                 ),

@@ -11,9 +11,8 @@ from uuid import uuid4
 import pytest
 import requests
 
-from devstack.process import find_free_ports, wait_until
+from devstack.process import answers, find_free_ports, wait_until
 from tests.builders import jpeg
-from tests.service import answers
 from tests.supervised import READY, Run, copy_project, left_over
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

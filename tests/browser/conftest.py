@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from config.settings import Settings
-from devstack.process import Process, find_free_ports
+from devstack.process import answers, find_free_ports
+from devstack.roles import LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.database import create_database_engine
@@ -91,35 +90,13 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
     Media.metadata.create_all(engine)
     engine.dispose()
 
-    def web_is_ready() -> bool:
-        return _answers(f"{url}/readyz")
-
     own = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    roles: list[tuple[str, list[str], Callable[[], bool]]] = [
-        ("web", ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"], web_is_ready),
-        ("listener", ["worker_listener.py"], lambda: True),
-    ]
+    roles: dict[str, Any] = {"directory": directory, "environ": {**own, **environ}}
+    parts.enter_context(Role("web", WEB, is_ready=lambda: answers(f"{url}/readyz"), **roles))
+    parts.enter_context(Role("listener", LISTENER, **roles))
     if settings.has_broker:
-        roles.append(("worker", ["-m", "mediaworker"], lambda: True))
-    for name, arguments, is_ready in roles:
-        process = Process(
-            name,
-            [sys.executable, *arguments],
-            log_path=directory / f"{name}.log",
-            environ={**own, **environ},
-            cwd=PROJECT,
-            is_ready=is_ready,
-        )
-        parts.enter_context(process)
+        parts.enter_context(Role("worker", WORKER, **roles))
     return Site(url, store, Storage(settings))
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return response.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @pytest.fixture(scope="session")

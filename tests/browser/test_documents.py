@@ -10,8 +10,8 @@ import requests
 from playwright.sync_api import expect
 
 from devstack.process import Process, find_free_ports
+from mediaservice import PROJECT
 from tests.browser.backend import GATEWAY_TOKEN
-from tests.browser.conftest import PROJECT
 from tests.builders import jpeg
 from tests.documents import blocks
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
+from devstack.roles import LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
-from tests.service import Role
 
 # Short times, so that every deadline of the design passes several times in one run.
 UPLOAD_URL_TTL_SECONDS = 15
@@ -66,8 +66,8 @@ class Stack:
             connection.execute(HISTORY_SQL)
         self.web_ports = [find_free_ports(), find_free_ports()]
         self.webs = [self._web(f"web{n}", port) for n, port in enumerate(self.web_ports)]
-        self.listeners = [self._role(f"listener{n}", "worker_listener.py") for n in range(2)]
-        self.workers = [self._role(f"worker{n}", "-m", "mediaworker") for n in range(2)]
+        self.listeners = [self._role(f"listener{n}", *LISTENER) for n in range(2)]
+        self.workers = [self._role(f"worker{n}", *WORKER) for n in range(2)]
         self.poison_file = directory / "poison"
         self.bad_worker = self._role(
             "bad-worker",
@@ -155,14 +155,13 @@ class Stack:
         )
 
     def _role(self, name: str, *arguments: str) -> Role:
-        return Role(name, *arguments, directory=self._directory, environ=self._environ)
+        return Role(name, arguments, directory=self._directory, environ=self._environ)
 
     def _web(self, name: str, port: int) -> Process:
-        return Process(
+        return Role(
             name,
-            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-            log_path=self._directory / f"{name}.log",
+            WEB,
+            directory=self._directory,
             environ={**self._environ, "PORT": str(port)},
-            cwd=PROJECT,
             is_ready=lambda: is_listening(port),
         )

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from mediaservice import PROJECT
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED, decode
 from mediaworker.contract import IN_WORDS, SAMPLE_JOB, main
-from tests.service import PROJECT
 
 ANSWER = {
     "media_id": str(SAMPLE_JOB.media_id),

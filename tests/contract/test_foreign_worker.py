@@ -11,12 +11,12 @@ import requests
 from PIL import Image
 
 from devstack.process import Process
+from mediaservice import PROJECT
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.messages import decode, encode
 from tests.builders import jpeg, process_request
 from tests.npm import install
 from tests.queues import count, put, take
-from tests.service import PROJECT
 
 # What is in hand is finished first, on a machine that may have much else to do.
 STOP_SECONDS = 30

@@ -7,6 +7,7 @@ import yaml
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from docgen.messages import ASYNCAPI, FOLDER, render, schema_name
+from mediaservice import PROJECT
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -17,7 +18,6 @@ from mediaservice.messages import (
 )
 from mediaworker.contract import SAMPLE_JOB
 from tests.npm import install
-from tests.service import PROJECT
 
 KEY = f"{SAMPLE_JOB.public_prefix}main.webp"
 MEDIA_ID = str(SAMPLE_JOB.media_id)

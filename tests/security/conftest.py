@@ -90,9 +90,9 @@ def web(
         "JWT_SECRET": SECRET,
         **store_environment(seaweedfs),
     }
-    log_path = tmp_path_factory.mktemp("web") / "web.log"
+    directory = tmp_path_factory.mktemp("web")
     with (
         make_database() as database_url,
-        Web({**environ, "DATABASE_URL": database_url}, port, log_path) as process,
+        Web({**environ, "DATABASE_URL": database_url}, port, directory) as process,
     ):
         yield process

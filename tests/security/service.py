@@ -1,6 +1,5 @@
 """What clients, attackers among them, do with the whole service and its store."""
 
-import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -8,26 +7,27 @@ from uuid import UUID
 import requests
 from flask.testing import FlaskClient
 
-from devstack.process import Process, is_listening
-from mediaservice import PROJECT
+from devstack.process import is_listening
+from devstack.roles import WEB, Role
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage
 from tests.builders import jpeg
 from tests.security.tokens import ALICE, token
 
 
-class Web(Process):
+class Web(Role):
     """Gunicorn as it is deployed."""
 
-    def __init__(self, environ: dict[str, str], port: int, log_path: Path) -> None:
+    def __init__(
+        self, environ: dict[str, str], port: int, directory: Path, name: str = "web"
+    ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         super().__init__(
-            "web",
-            [sys.executable, "-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-            log_path=log_path,
+            name,
+            WEB,
+            directory=directory,
             environ=environ,
-            cwd=PROJECT,
             is_ready=lambda: is_listening(port),
         )
 

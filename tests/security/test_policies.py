@@ -19,12 +19,12 @@ from pika.exceptions import ChannelClosedByBroker
 
 from config.settings import Settings
 from devstack.rabbitmq import RabbitMQ
+from mediaservice import PROJECT
 from mediaservice.broker import PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.broker.topology import declare_topology
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from tests.builders import environment, jpeg
-from tests.security.service import PROJECT
 
 POLICIES = PROJECT / "docs" / "policies"
 ROLES = ("web", "listener", "worker", "operator")

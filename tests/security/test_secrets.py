@@ -10,7 +10,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,9 +20,11 @@ import pytest
 import requests
 
 from devstack.process import Process, find_free_ports, wait_until
+from devstack.roles import LISTENER, WEB, WORKER, Role
+from mediaservice import PROJECT
 from tests.builders import environment, jpeg, production
 from tests.scripted_store import HANG, ScriptedStore, answer, fault
-from tests.security.service import PROJECT, Web
+from tests.security.service import Web
 from tests.security.tokens import ALICE, BOB, token
 
 SIGNED = re.compile(r"X-Amz-(Signature|Credential|Security-Token)|AWS4-HMAC|Bearer [A-Za-z0-9]")
@@ -68,13 +70,12 @@ class Deployment:
         self.secrets = dict(known)
         self.errors: list[str] = []
 
-    def start(self, name: str, arguments: list[str], environ: dict[str, str]) -> Process:
-        process = Process(
+    def start(self, name: str, arguments: Sequence[str], environ: dict[str, str]) -> Process:
+        process = Role(
             name,
-            [sys.executable, *arguments],
-            log_path=self._directory / f"{name}.log",
+            arguments,
+            directory=self._directory,
             environ=environ,
-            cwd=PROJECT,
             is_ready=lambda: True,
         )
         self._processes.append(self._parts.enter_context(process))
@@ -82,7 +83,7 @@ class Deployment:
 
     def start_web(self, name: str, environ: dict[str, str]) -> Web:
         port = find_free_ports()
-        web = Web(environ | {"PORT": str(port)}, port, self._directory / f"{name}.log")
+        web = Web(environ | {"PORT": str(port)}, port, self._directory, name)
         self._processes.append(self._parts.enter_context(web))
         return web
 
@@ -124,8 +125,8 @@ def assert_clean(text: str, known: dict[str, str]) -> None:
 
 def test_a_whole_life_leaves_no_secret_in_any_log(deployment: Deployment, environ):
     web = deployment.start_web("web", environ)
-    deployment.start("listener", ["worker_listener.py"], environ)
-    deployment.start("worker", ["-m", "mediaworker"], environ)
+    deployment.start("listener", LISTENER, environ)
+    deployment.start("worker", WORKER, environ)
 
     def upload(body: bytes, stored: bytes, **fields: Any) -> str:
         declared = {"content_type": "image/jpeg", "size_bytes": len(body), **fields}
@@ -197,7 +198,7 @@ def test_a_fault_is_reported_without_the_secret(
     assert_clean(printed + "\n".join(deployment.errors), deployment.secrets)
 
 
-@pytest.mark.parametrize("arguments", [["worker_listener.py"], ["-m", "mediaworker"]])
+@pytest.mark.parametrize("arguments", [LISTENER, WORKER], ids=["listener", "worker"])
 @pytest.mark.parametrize(
     "broker", ["amqp://media:{wrong}@127.0.0.1:{mq}/", "amqp://a:{wrong}@127.0.0.1:9/"]
 )
@@ -216,10 +217,7 @@ def test_a_broker_that_refuses_us_is_reported_without_the_secret(
 
 def test_wrong_settings_are_reported_without_their_values(deployment: Deployment, environ):
     short = {name: f"hush{n}" for n, name in enumerate(("JWT_SECRET", "S3_SECRET_ACCESS_KEY"))}
-    for name, arguments in (
-        ("web", ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"]),
-        ("listener", ["worker_listener.py"]),
-    ):
+    for name, arguments in (("web", WEB), ("listener", LISTENER)):
         process = deployment.start(name, arguments, environ | short | {"BROKER_URL": "hush9://x"})
         assert process.wait(30) != 0
     printed = deployment.stop()
