@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> "Flask":
         API_SPEC_OPTIONS={**openapi.SPEC_OPTIONS, **document_security(settings)},
         PROPAGATE_EXCEPTIONS=False,
     )
-    storage = Storage(settings, presign_endpoint=settings.presign_endpoint)
+    storage = Storage(settings, presign_endpoint=settings.presign_endpoint, with_rests=True)
     lifecycle = create_lifecycle(settings, storage)
     app.extensions["media"] = Components(
         settings,

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import urllib3
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as TimedOut
 
 from config.settings import BaseSettings, ConfigurationError
 from mediaservice import metrics
@@ -24,8 +25,7 @@ from mediaservice.signing import Credentials, UrlSigner
 from mediaservice.tracing import store_span
 
 _RETRY_AFTER_SECONDS = 5
-# Two attempts of a call, and the two calls of a completion, end before web's time-out.
-_ATTEMPTS = 2
+_ATTEMPTS = 2  # but one that hangs is not repeated: whoever waited for it decides
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 7.0
 _PASSING = (429, 500, 502, 503, 504)
@@ -69,16 +69,22 @@ class EmptyObject(Exception):
 
 
 class S3Client:
-    """Calls to one store, from any threads. Every method raises StoreUnavailable."""
+    """Calls to one store, from any threads. Every method raises StoreUnavailable.
 
-    def __init__(self, settings: BaseSettings) -> None:
+    Where calls wait in line for few processes, one `with_rests` keeps a store that hangs from
+    holding them all: after a time-out it makes no call until callers have been told to come back.
+    """
+
+    def __init__(self, settings: BaseSettings, *, with_rests: bool = False) -> None:
         self._settings = settings
+        self._rest_seconds = _RETRY_AFTER_SECONDS if with_rests else 0
+        self._rests_until = 0.0
         self._find_credentials = _find_credentials(settings)
         self._signer = self.create_signer(settings.s3_endpoint)
         self._http = urllib3.PoolManager(
             maxsize=_CONNECTIONS,
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=urllib3.Retry(
+            retries=_Retry(
                 _ATTEMPTS - 1,
                 redirect=False,
                 status_forcelist=_PASSING,
@@ -118,6 +124,8 @@ class S3Client:
         """
         headers = headers or {}
         with _observed(operation, bucket):
+            if time.monotonic() < self._rests_until:
+                raise StoreUnavailable(f"{operation}: not tried, the store hung just now")
             url = self._signer.presign(
                 method, bucket, key, headers, ttl_seconds=_TTL_SECONDS, query=query
             )
@@ -135,6 +143,8 @@ class S3Client:
                     decode_content=False,
                 )
             except HTTPError as error:
+                if isinstance(error, TimedOut):
+                    self._rests_until = time.monotonic() + self._rest_seconds
                 raise StoreUnavailable(f"{operation} at {origin}: {_reason(error)}") from None
             if response.status >= 300:
                 code = _ERROR_CODE.search(response.data)
@@ -182,6 +192,23 @@ class S3Client:
                 read_timeout=_READ_SECONDS,
             ),
         )
+
+
+class _Retry(urllib3.Retry):
+    """Another attempt after a quick failure, none after a time-out."""
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: urllib3.BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        *where: Any,
+        **named: Any,
+    ) -> Self:
+        if isinstance(error, TimedOut):
+            raise error
+        return super().increment(method, url, response, error, *where, **named)
 
 
 _OUTCOMES: dict[type[Exception], str] = {

@@ -5,10 +5,12 @@ import shlex
 import ssl
 import subprocess
 import sys
+import time
 import traceback
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -33,9 +35,9 @@ NOTHING = b""
 def make_store():
     with ExitStack() as stores:
 
-        def make(*answers):
+        def make(*answers, **options):
             store = stores.enter_context(ScriptedStore(answers))
-            return store, Storage(settings(S3_ENDPOINT=store.endpoint))
+            return store, Storage(settings(S3_ENDPOINT=store.endpoint), **options)
 
         yield make
 
@@ -156,9 +158,35 @@ def test_a_write_that_was_lost_is_made_again_whole(make_store):
 def test_a_store_that_hangs_is_left(make_store, monkeypatch):
     monkeypatch.setattr(s3, "_READ_SECONDS", 0.05)
     store, storage = make_store(HANG, HANG)
-    with pytest.raises(StoreUnavailable, match="timed out"):
+    for calls in (1, 2):
+        with pytest.raises(StoreUnavailable, match="timed out"):
+            read(storage)
+        assert len(store.requests) == calls
+
+
+def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers(
+    make_store, monkeypatch
+):
+    now = 1000.0
+    monkeypatch.setattr(s3, "_READ_SECONDS", 0.05)
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr(s3, "time", clock)
+    store, storage = make_store(HANG, OBJECT, with_rests=True)
+    with pytest.raises(StoreUnavailable, match="timed out") as first:
         read(storage)
-    assert len(store.requests) == 2
+    now += first.value.retry_after_seconds - 0.01
+    with pytest.raises(StoreUnavailable, match="hung just now"):
+        read(storage)
+    assert len(store.requests) == 1
+    now += 0.01
+    assert read(storage) == b"bytes"
+
+
+def test_web_does_not_leave_a_store_alone_that_fails_at_once(make_store):
+    _, storage = make_store(fault(403, "AccessDenied"), OBJECT, with_rests=True)
+    with pytest.raises(StoreUnavailable):
+        read(storage)
+    assert read(storage) == b"bytes"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +196,7 @@ def test_a_store_that_hangs_is_left(make_store, monkeypatch):
         [fault(503, "SlowDown")] * 2,
         [CUT] * 2,
         [NOTHING] * 2,
-        [HANG] * 2,
+        [HANG],
         [answer(301, Location="/elsewhere")],
     ],
 )
