@@ -193,7 +193,7 @@ class Listener:
 
     def _dispatch(self) -> bool:
         """Publish due jobs; say whether there may be more."""
-        if not self._broker.can_publish:
+        if not self._broker.can_publish():
             return False
         claimed = self._lifecycle.processing.claim(self._dispatch_batch)
         if not claimed:
@@ -232,7 +232,7 @@ class Listener:
         for kind, work in self._lifecycle.statistics.due().items():
             metrics.DUE_MEDIA.labels(kind).set(work.count)
             metrics.DUE_OLDEST_AGE.labels(kind).set(work.oldest_age_seconds)
-        if self._broker.can_publish:
+        if self._broker.can_publish():
             for queue in (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE):
                 metrics.QUEUE_MESSAGES.labels(queue).set(self._broker.count_waiting(queue))
 

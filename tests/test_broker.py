@@ -163,7 +163,7 @@ def test_a_batch_arrives_in_order(amqp, broker):
 
 
 def test_what_no_queue_takes_is_returned_and_the_rest_is_published(amqp, broker):
-    assert broker.can_publish
+    assert broker.can_publish()
     amqp.queue_unbind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
     first, second = job(), Publication(result())
     assert broker.publish([first, second]) == [first]
@@ -177,7 +177,7 @@ def test_publishing_without_a_broker_returns_everything(make_broker):
     broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
     jobs = [job(), job()]
     assert broker.publish(jobs) == jobs
-    assert not broker.can_publish
+    assert not broker.can_publish()
     assert broker.count_waiting(PROCESS_QUEUE) == 0
 
 
@@ -199,27 +199,27 @@ def test_publishing_goes_on_after_the_connection_was_cut(amqp, make_broker, prox
 def test_it_can_publish_as_soon_as_the_broker_is_back(make_broker, proxy, url_by_proxy):
     broker = make_broker(url_by_proxy)
     proxy.refuse()
-    assert not broker.can_publish
+    assert not broker.can_publish()
     proxy.accept()
-    wait_until(lambda: broker.can_publish, seconds=10, what="a new connection")
+    wait_until(broker.can_publish, seconds=10, what="a new connection")
 
 
 def test_reconnecting_backs_off(make_broker):
     """While it does, no connection is tried, so a loop may ask as often as it likes."""
     broker = make_broker("amqp://guest:guest@127.0.0.1:9/")
-    assert not broker.can_publish
+    assert not broker.can_publish()
     assert broker._publishing[0]._retry_at > time.monotonic()
     waits = []
     for _ in range(8):
         broker._publishing[0]._retry_at = 0
-        assert not broker.can_publish
+        assert not broker.can_publish()
         waits.append(broker._publishing[0]._retry_at - time.monotonic())
     assert waits[-1] > waits[0]
     assert max(waits) <= 10
 
 
 def test_what_a_full_queue_refuses_is_returned(amqp, broker, rabbitmq):
-    assert broker.can_publish
+    assert broker.can_publish()
     rabbitmq.control("set_policy", "full", f"^{PROCESS_QUEUE}$", '{"max-length": 1}')
     jobs = [job(), job()]
     try:
@@ -243,7 +243,7 @@ def test_what_a_full_queue_refuses_is_returned(amqp, broker, rabbitmq):
 def parallel(make_broker, rabbitmq):
     """A broker that publishes as the listener's does."""
     broker = make_broker(rabbitmq.url, publishers=PUBLISHERS)
-    assert broker.can_publish
+    assert broker.can_publish()
     return broker
 
 
@@ -270,7 +270,7 @@ def test_what_no_queue_takes_is_returned_from_every_share(amqp, parallel):
 def test_a_lost_connection_returns_its_share_alone(amqp, parallel, proxy, url_by_proxy):
     parallel._publishing[2].drop()
     parallel._publishing[2] = Link(url_by_proxy, "cut", lambda c: c.confirm_delivery())
-    assert parallel.can_publish
+    assert parallel.can_publish()
     proxy.cut()
     jobs = [job() for _ in range(3 * PUBLISHERS)]
     share = jobs[2::PUBLISHERS]
@@ -278,6 +278,19 @@ def test_a_lost_connection_returns_its_share_alone(amqp, parallel, proxy, url_by
     arrived = {take(amqp, PROCESS_QUEUE)[1].message_id for _ in range(len(jobs) - len(share))}
     assert arrived == {p.message_id for p in jobs if p not in share}
     assert count(amqp, PROCESS_QUEUE) == 0
+
+
+@pytest.mark.parametrize("refused", [0, 2])
+def test_a_connection_that_is_refused_stops_no_other(amqp, parallel, refused):
+    """As a limit of connections at the broker would refuse it, for ever."""
+    parallel._publishing[refused].drop()
+    nowhere = Link("amqp://guest:guest@127.0.0.1:9/", "refused", lambda _channel: None)
+    parallel._publishing[refused] = nowhere
+    assert parallel.can_publish()
+    assert nowhere.is_backing_off
+    jobs = [job() for _ in range(3 * PUBLISHERS)]
+    assert parallel.publish(jobs) == []
+    assert parallel.count_waiting(PROCESS_QUEUE) == len(jobs)
 
 
 # consume
@@ -368,7 +381,7 @@ def test_what_is_settled_as_the_connection_is_lost_comes_again(
     broker = make_broker(url_by_proxy)
     put(amqp, *encode(result()))
     (delivery,) = consume(broker)
-    assert broker.can_publish
+    assert broker.can_publish()
     proxy.cut()
     settle(broker, *(([delivery],) if settle is RabbitMQ.ack else (delivery, "it is garbage")))
     (again,) = consume(broker)
@@ -390,7 +403,7 @@ def test_a_connection_that_is_lost_while_nothing_is_done_is_noticed(
         return not any(link.is_open for link in links)
 
     wait_until(noticed, seconds=10, what="both losses to be noticed")
-    wait_until(lambda: broker.can_publish, seconds=10, what="a new connection")
+    wait_until(broker.can_publish, seconds=10, what="a new connection")
 
 
 def test_what_waits_is_counted_and_unknown_when_the_connection_is_lost(
@@ -398,7 +411,7 @@ def test_what_waits_is_counted_and_unknown_when_the_connection_is_lost(
 ):
     broker = make_broker(url_by_proxy)
     put(amqp, *encode(result()))
-    assert broker.can_publish
+    assert broker.can_publish()
     proxy.cut()
     assert broker.count_waiting(RESULTS_QUEUE) == 0
     count_waiting = partial(broker.count_waiting, RESULTS_QUEUE)
@@ -499,7 +512,7 @@ def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rab
 def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, broker, rabbitmq):
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
     put(amqp, *encode(result()))
-    assert broker.can_publish
+    assert broker.can_publish()
     told = partial(
         REGISTRY.get_sample_value,
         "media_broker_blocked_total",
@@ -511,11 +524,13 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
         refused = job()
         assert broker.publish([refused]) == [refused]  # which makes RabbitMQ block the connection
         assert told() == before + 1
-        wait_until(lambda: not broker.can_publish, seconds=10, what="the connection to be blocked")
+        wait_until(
+            lambda: not broker.can_publish(), seconds=10, what="the connection to be blocked"
+        )
         broker.ack(consume(broker))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
-    wait_until(lambda: broker.can_publish, seconds=15, what="publishing to be possible again")
+    wait_until(broker.can_publish, seconds=15, what="publishing to be possible again")
     assert broker.publish([job()]) == []
 
 
@@ -527,11 +542,11 @@ def test_nothing_is_published_while_one_of_several_connections_is_blocked(amqp, 
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
         told.open().basic_publish(EXCHANGE, *encode(result()))
-        wait_until(lambda: not parallel.can_publish, seconds=4, what="a blocked connection")
+        wait_until(lambda: not parallel.can_publish(), seconds=4, what="a blocked connection")
         assert [link.blocked for link in parallel._publishing] == [False, False, True, False]
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
-    wait_until(lambda: parallel.can_publish, seconds=4, what="publishing to be possible again")
+    wait_until(parallel.can_publish, seconds=4, what="publishing to be possible again")
     take(amqp, RESULTS_QUEUE)
 
 
@@ -553,7 +568,7 @@ def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp):
 
 def test_a_broker_that_answers_no_more_is_left_in_time(make_broker, proxy, url_by_proxy):
     broker = make_broker(url_by_proxy)
-    assert broker.can_publish
+    assert broker.can_publish()
     assert broker.consume(limit=1, wait_seconds=0) == []
     proxy.stall()
     closing = threading.Thread(target=broker.close, daemon=True)
@@ -577,7 +592,7 @@ def failing_inline_broker(stopping):
 def test_the_inline_broker_answers_what_is_published_in_order():
     broker = failing_inline_broker(threading.Event())
     jobs = [job(), job(), job()]
-    assert broker.can_publish
+    assert broker.can_publish()
     assert broker.publish(jobs) == []
     assert broker.count_waiting(PROCESS_QUEUE) == 0
     first = broker.consume(limit=2, wait_seconds=0)

@@ -70,9 +70,8 @@ class Publication:
 class Broker(Protocol):
     """What a consumer-publisher loop needs; RabbitMQ here, the inline worker in development."""
 
-    @property
     def can_publish(self) -> bool:
-        """Whether `publish` has a chance now; False while disconnected or blocked."""
+        """Connect if need be; say whether `publish` has a chance now."""
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish, wait for the confirms, and return those that were NOT routed and confirmed.

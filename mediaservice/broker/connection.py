@@ -61,12 +61,17 @@ class Link:
         # A channel closed by the broker is not reported by the connection: look at both.
         return self._ready and self.connection.is_open and self.channel.is_open
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Whether `open` would not try to connect yet."""
+        return not self.is_open and time.monotonic() < self._retry_at
+
     def open(self) -> BlockingChannel:
         """Return the open channel, or raise BrokerUnavailable, at once while backing off."""
         if self.is_open:
             return self.channel
         self.drop()
-        if time.monotonic() < self._retry_at:
+        if self.is_backing_off:
             raise BrokerUnavailable(f"{self.name}: waiting to reconnect")
         try:
             self.connection = connect(self.url, self.name)
@@ -82,6 +87,7 @@ class Link:
             self.drop()
             raise BrokerUnavailable(f"{self.name}: {error!r}") from None
         self._ready = True
+        self.blocked = False
         self.number += 1
         self._wait_seconds = 0.0
         metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
@@ -106,7 +112,7 @@ class Link:
     def drop(self) -> None:
         """Close what there is, within CLOSE_SECONDS; `open` makes it anew."""
         connection, self.connection, self.channel = self.connection, None, None
-        self._ready = self.blocked = False
+        self._ready = False
         metrics.BROKER_CONNECTED.labels(self.name).set(0)
         if connection is not None and connection.is_open:
             # pika waits for the broker's agreement, on one that hangs until it misses heartbeats.

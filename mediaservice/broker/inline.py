@@ -19,8 +19,6 @@ class InlineBroker:
     out. Once `stopping` is set no further job is begun, and no wait is long.
     """
 
-    can_publish = True
-
     def __init__(
         self,
         process: Callable[[ProcessRequest], Result],
@@ -32,6 +30,10 @@ class InlineBroker:
         self._stopping = stopping
         self._close = close
         self._results: deque[Delivery] = deque()
+
+    def can_publish(self) -> bool:
+        """Say yes: there is nothing that could be away."""
+        return True
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Process each job and keep the result; return those not begun when it is to stop."""

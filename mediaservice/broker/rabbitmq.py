@@ -59,39 +59,41 @@ class RabbitMQ:
         self._unsettled: set[int] = set()  # delivery tags of this connection
         self._consuming = Link(url, f"{queue} consumer", self._begin_consuming)
 
-    @property
     def can_publish(self) -> bool:
-        """Connect if need be; False while disconnected or blocked by the broker."""
-        try:
-            for link in self._publishing:
-                link.service()
-                link.open()
-        except BrokerUnavailable:
-            return False
-        return not any(link.blocked for link in self._publishing)
+        """Connect if need be; False while no connection is open, or the broker blocks one."""
+        for link in self._publishing:
+            link.service()
+            if not link.is_backing_off:
+                try:
+                    link.open()
+                except BrokerUnavailable:
+                    break  # trying them all would take as many time-outs
+        is_blocked = any(link.blocked for link in self._publishing)
+        return not is_blocked and any(link.is_open for link in self._publishing)
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish persistently and `mandatory`; return those that were not routed and confirmed.
 
-        A connection awaits one confirm at a time, so all of them share a batch. A lost one leaves
-        the rest of its share unpublished: they are returned, and one of them may have arrived all
-        the same. Consumers see the same `message_id` twice then.
+        A connection awaits one confirm at a time, so all that are open share a batch. A lost one
+        leaves the rest of its share unpublished: they are returned, and one of them may have
+        arrived all the same. Consumers see the same `message_id` twice then.
         """
-        count = min(len(self._publishing), len(publications))
-        if count < 2:
-            return _publish(self._publishing[0], publications)
-        shares = [publications[first::count] for first in range(count)]
-        failed = self._publishers.map(_publish, self._publishing, shares)
+        links = self._open_links()[: len(publications)]
+        if len(links) < 2:
+            return _publish(links[0], publications) if links else []
+        shares = [publications[first :: len(links)] for first in range(len(links))]
+        failed = self._publishers.map(_publish, links, shares)
         return list(chain.from_iterable(failed))
 
     def count_waiting(self, queue: str) -> int:
         """Return how many messages wait in a queue; 0 when it cannot be known."""
+        link = self._open_links()[0]
         try:
-            declared = self._publishing[0].open().queue_declare(queue, passive=True)
+            declared = link.open().queue_declare(queue, passive=True)
         except BrokerUnavailable:
             return 0
         except (AMQPError, OSError) as error:
-            self._publishing[0].fail(error)
+            link.fail(error)
             return 0
         return int(declared.method.message_count)
 
@@ -161,7 +163,7 @@ class RabbitMQ:
             reason=reason,
         )
         try:
-            self._publishing[0].open().basic_publish(
+            self._open_links()[0].open().basic_publish(
                 DEAD_LETTER_EXCHANGE,
                 delivery.routing_key,
                 delivery.body,
@@ -191,6 +193,10 @@ class RabbitMQ:
         for link in (self._consuming, *self._publishing):
             link.drop()
         self._publishers.shutdown()
+
+    def _open_links(self) -> list[Link]:
+        """Return the connections to publish over that are open; the first one, if none is."""
+        return [link for link in self._publishing if link.is_open] or self._publishing[:1]
 
     def _begin_consuming(self, channel: BlockingChannel) -> None:
         self._unsettled.clear()
