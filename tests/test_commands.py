@@ -15,8 +15,8 @@ import pytest
 import structlog
 
 from config.settings import Settings
-from devstack.process import Process, find_free_ports, wait_until
-from devstack.run import answers
+from devstack.process import answers, find_free_ports, wait_until
+from devstack.roles import LISTENER, WEB, Role
 from mediaservice import PROJECT, add_commands, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
@@ -449,9 +449,12 @@ def test_nothing_is_deleted_before_somebody_has_agreed(run, world):
     shown = run("delete", media_id, input="n\n")
     assert (shown.code, shown.out) == (1, "")
     assert "Delete 1 media for good?" in shown.err
-    assert run("delete", "--owner", world.owner).code == 1, "nobody is there to agree"
+    asked = run("delete", "--owner", world.owner)
+    assert asked.code == 1, "nobody is there to agree"
+    assert f"Delete 1 media of {world.owner} for good?" in asked.err
     assert world.status(media_id) == "pending"
     assert run("delete", "--owner", world.owner, input="y\n").lines == ["1 media deleted"]
+    assert run("delete", "--owner", world.owner).lines == ["0 media deleted"], "nothing to agree to"
 
 
 def test_lost_public_objects_are_written_again_by_the_worker(run, world):
@@ -653,23 +656,9 @@ def service(seaweedfs, store_client, make_buckets, make_sqlite_url, tmp_path_fac
         world.storage.create_buckets(())
         world.url = f"http://127.0.0.1:{port}"
         own = {"PATH": os.environ["PATH"], "PORT": str(port), "WEB_CONCURRENCY": "1"}
-
-        def process(name, command, is_ready):
-            return Process(
-                name,
-                [sys.executable, *command],
-                log_path=directory / f"{name}.log",
-                environ={**own, **measured(), **variables},
-                cwd=PROJECT,
-                is_ready=is_ready,
-            )
-
-        web = process(
-            "web",
-            ["-m", "gunicorn", "--config", "config/gunicorn.py", "app:app"],
-            lambda: answers(f"{world.url}/readyz"),
-        )
-        with web, process("listener", ["worker_listener.py"], lambda: True):
+        roles = {"directory": directory, "environ": {**own, **measured(), **variables}}
+        web = Role("web", WEB, is_ready=lambda: answers(f"{world.url}/readyz"), **roles)
+        with web, Role("listener", LISTENER, **roles):
             yield world
         world.close()
 

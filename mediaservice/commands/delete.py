@@ -5,7 +5,7 @@ from uuid import UUID
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.commands.terminal import for_each, json_option, print_json
+from mediaservice.commands.terminal import for_each, json_option, print_json, progress
 from mediaservice.web import components
 
 _ERASE_BATCH = 500
@@ -26,16 +26,19 @@ def delete(*, media_ids: tuple[UUID, ...], owner_id: UUID | None, yes: bool, as_
     """
     if bool(media_ids) == (owner_id is not None):
         raise click.UsageError("Give either IDs or --owner.")
-    if not yes:
-        what = f"{len(media_ids)} media" if media_ids else f"all media of {owner_id}"
-        click.confirm(f"Delete {what} for good?", abort=True, err=True)
-    deletion = components().lifecycle.deletion
+    lifecycle = components().lifecycle
+    expected = len(media_ids) if owner_id is None else lifecycle.statistics.count_owned(owner_id)
+    if expected and not yes:
+        whose = "" if owner_id is None else f" of {owner_id}"
+        click.confirm(f"Delete {expected} media{whose} for good?", abort=True, err=True)
     if owner_id is None:
-        for_each(media_ids, deletion.take_down, "deleted", as_json=as_json)
+        for_each(media_ids, lifecycle.deletion.take_down, "deleted", as_json=as_json)
         return
     count = 0
-    while deleted := deletion.erase(owner_id, _ERASE_BATCH):
-        count += deleted
+    with progress(expected, "deleting") as bar:
+        while deleted := lifecycle.deletion.erase(owner_id, _ERASE_BATCH):
+            count += deleted
+            bar.update(deleted)
     if as_json:
         print_json({"deleted": count})
     else:

@@ -1,6 +1,7 @@
 """How many media there are of what kind, and how many are due; nothing is claimed or changed."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, case, func, literal_column, select, tablesample, text
 from sqlalchemy.sql.expression import Select
@@ -47,6 +48,11 @@ class Statistics:
             if found > EXACT_UP_TO:
                 return found
         return int(self._rows.execute(select(func.count()).select_from(Media))[0][0])
+
+    def count_owned(self, owner_id: UUID) -> int:
+        """Return how many media an owner has that are not deleted."""
+        owned = select(func.count()).where(Media.c.owner_id == owner_id, NOT_DELETED)
+        return int(self._rows.execute(owned)[0][0])
 
     def by_status(self) -> StatusCounts:
         """Return how many media are in each status."""
