@@ -119,22 +119,28 @@ export async function follow(mediaId, options = {}) {
  * clock here may be wrong.
  */
 async function putWithRenewal(presigned, file, options) {
-  let uploadId = presigned.upload_id;
-  let putFailure = null;
   try {
-    await putObject(presigned, file, options);
+    return { uploadId: presigned.upload_id, putFailure: await tryPut(presigned, file, options) };
   } catch (error) {
-    if (error.code === "store_unreachable") {
-      putFailure = error;
-    } else if (error.status === 403) {
-      const renewed = await renewUpload(file, options);
-      uploadId = renewed.upload_id;
-      await putObject(renewed, file, options);
-    } else {
+    if (error.status !== 403) {
       throw error;
     }
   }
-  return { uploadId, putFailure };
+  const renewed = await renewUpload(file, options);
+  return { uploadId: renewed.upload_id, putFailure: await tryPut(renewed, file, options) };
+}
+
+/** PUT; return the failure that leaves open whether the bytes have arrived, null if they have. */
+async function tryPut(presigned, file, options) {
+  try {
+    await putObject(presigned, file, options);
+    return null;
+  } catch (error) {
+    if (error.code !== "store_unreachable") {
+      throw error;
+    }
+    return error;
+  }
 }
 
 /** Ask for a fresh URL of the same upload, or begin another if that one has expired meanwhile. */

@@ -106,12 +106,15 @@ def test_a_put_whose_answer_was_lost_is_not_made_twice(run, page):
     assert statuses == [200, 412]
 
 
-def test_a_put_that_never_gets_an_answer_is_completed_if_it_arrived(run, page):
+@pytest.mark.parametrize("is_renewed", [False, True], ids=["the first URL", "a renewed URL"])
+def test_a_put_that_never_gets_an_answer_is_completed_if_it_arrived(run, page, is_renewed):
     def lose_every_answer(route: Route) -> None:
         route.fetch()
         route.abort("connectionreset")
 
     page.route(PUTS, lose_every_answer)
+    if is_renewed:
+        answer_first(page, PUTS, status=403, headers=STORE_ANSWERS)
     assert run(UPLOAD)["result"]["status"] == "ready"
 
 
