@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from benchmarks.report import Report
+from mediaworker.renditions import VARIANT_WIDTHS
 
 RATES: Final = (1_000, 10_000, 100_000)
 # A ready media's row and index entries, by pg_relation_size of a table of 500,000 (`ROWS=500000`).
 BYTES_PER_ROW: Final = 1_170
-# PUTs of the original and four renditions, the checks by `complete` and the worker's GETs.
-STORE_REQUESTS: Final = 7
+# PUTs of the original, the main image and the variants; a GET by `complete`, and the worker's.
+STORE_REQUESTS: Final = 2 + len(VARIANT_WIDTHS) + 2
 # Two published, two consumed.
 MESSAGES: Final = 4
 _DAY_SECONDS: Final = 86_400
