@@ -101,6 +101,14 @@ def test_a_lost_connection_is_told_once_and_replaced(divide, other):
     assert divide(by=3).pid != lost
 
 
+def test_a_database_that_cannot_be_reached_is_told():
+    engine = create_database_engine("postgresql://127.0.0.1:9/media")
+    statement = Prepared(Sessions(engine), select(literal(1)))
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            statement.run()
+
+
 def test_one_connection_is_kept_and_whoever_comes_second_has_another(sessions):
     with sessions.one() as first, sessions.one() as second:
         assert first.pgconn.backend_pid != second.pgconn.backend_pid
