@@ -6,7 +6,7 @@ import sys
 import click
 
 from config.settings import ConfigurationError, Settings
-from mediaservice import add_commands, create_app
+from mediaservice import create_app
 from mediaservice.logs import configure_logging
 from mediaservice.tracing import set_up_tracing
 
@@ -16,9 +16,8 @@ try:
     settings = Settings.from_environ(os.environ)
     configure_logging(settings)
     set_up_tracing(settings, "media-web")
-    app = create_app(settings)
+    # By `flask` alone: gunicorn's workers save the memory.
+    app = create_app(settings, with_commands=click.get_current_context(silent=True) is not None)
 except ConfigurationError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(APP_LOAD_ERROR)
-if click.get_current_context(silent=True):  # by `flask`; gunicorn's workers save the memory
-    add_commands(app)

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-def create_app(settings: Settings) -> "Flask":
-    """Return the WSGI application: the API, its documentation and health."""
+def create_app(settings: Settings, *, with_commands: bool = False) -> "Flask":
+    """Return the WSGI application: the API, its documentation and health.
+
+    `with_commands` gives it `flask media` and what `flask db` needs, which serving does not.
+    """
     from mediaservice import api, health, openapi, pages
     from mediaservice.auth import create_authenticator, document_security
     from mediaservice.storage import Storage
@@ -42,7 +45,9 @@ def create_app(settings: Settings) -> "Flask":
         API_SPEC_OPTIONS={**openapi.SPEC_OPTIONS, **document_security(settings)},
         PROPAGATE_EXCEPTIONS=False,
     )
-    storage = Storage(settings, presign_endpoint=settings.presign_endpoint, with_rests=True)
+    storage = Storage(
+        settings, presign_endpoint=settings.presign_endpoint, with_rests=not with_commands
+    )
     lifecycle = create_lifecycle(settings, storage)
     app.extensions["media"] = Components(
         settings,
@@ -58,11 +63,12 @@ def create_app(settings: Settings) -> "Flask":
     rest.register_blueprint(api.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(pages.blueprint)
+    if with_commands:
+        _add_commands(app)
     return app
 
 
-def add_commands(app: "Flask") -> None:
-    """Give an application `flask media` and what `flask db` needs; to serve it needs neither."""
+def _add_commands(app: "Flask") -> None:
     from flask_migrate import Migrate
 
     from mediaservice import commands, models

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError
 from urllib3.exceptions import TimeoutError as TimedOut
 
 from config.settings import BaseSettings, ConfigurationError
@@ -143,7 +143,7 @@ class S3Client:
                     decode_content=False,
                 )
             except HTTPError as error:
-                if isinstance(error, TimedOut):
+                if _has_hung(error):
                     self._rests_until = time.monotonic() + self._rest_seconds
                 raise StoreUnavailable(f"{operation} at {origin}: {_reason(error)}") from None
             if response.status >= 300:
@@ -206,9 +206,16 @@ class _Retry(urllib3.Retry):
         *where: Any,
         **named: Any,
     ) -> Self:
-        if isinstance(error, TimedOut):
+        if error is not None and _has_hung(error):
             raise error
         return super().increment(method, url, response, error, *where, **named)
+
+
+def _has_hung(error: Exception) -> bool:
+    """Say whether a call waited in vain; no host, or one that refuses, is told at once."""
+    if isinstance(error, ProtocolError):  # the store stopped reading a body
+        return isinstance(error.args[-1], TimeoutError)
+    return isinstance(error, TimedOut) and not isinstance(error, NewConnectionError)
 
 
 _OUTCOMES: dict[type[Exception], str] = {

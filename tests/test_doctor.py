@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from config.settings import Settings
-from mediaservice import PROJECT, add_commands, create_app
+from mediaservice import PROJECT, create_app
 from mediaservice.broker import PROCESS_QUEUE
 from mediaservice.broker.connection import create_topology
 from mediaservice.doctor import Verdict, examine_service
@@ -29,8 +29,7 @@ class Patient:
 
     def __init__(self, environ):
         self.settings = Settings.from_environ(environ)
-        self.app = create_app(self.settings)
-        add_commands(self.app)
+        self.app = create_app(self.settings, with_commands=True)
         self.parts = self.app.extensions["media"]
         self.storage = self.parts.storage
         self.checks = {}

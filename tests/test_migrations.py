@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from config.settings import Settings
-from mediaservice import PROJECT, add_commands, create_app
+from mediaservice import PROJECT, create_app
 from mediaservice.models import Media
 
 SPECIFIED_COLUMNS = {
@@ -54,8 +54,8 @@ def empty_database_url(request, tmp_path):
 
 @pytest.fixture
 def app(environ, empty_database_url):
-    app = create_app(Settings.from_environ({**environ, "DATABASE_URL": empty_database_url}))
-    add_commands(app)
+    settings = Settings.from_environ({**environ, "DATABASE_URL": empty_database_url})
+    app = create_app(settings, with_commands=True)
     with app.app_context():
         yield app
     app.extensions["media"].lifecycle.rows.engine.dispose()

@@ -2,6 +2,7 @@
 
 import gzip
 import shlex
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import requests
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -180,6 +182,32 @@ def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers
     assert len(store.requests) == 1
     now += 0.01
     assert read(storage) == b"bytes"
+
+
+def test_web_leaves_a_store_alone_that_stops_reading(monkeypatch):
+    monkeypatch.setattr(s3, "_CONNECT_SECONDS", 0.05)  # what sending is given, too
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        storage = Storage(settings(S3_ENDPOINT=endpoint), with_rests=True)
+        for words in ("timed out", "hung just now"):
+            with pytest.raises(StoreUnavailable, match=words):
+                storage.write_public("k", bytes(20_000_000), content_type="image/webp")
+
+
+def test_a_connection_that_is_refused_is_tried_again_and_nobody_rests(monkeypatch):
+    tried = []
+    connect = urllib3.util.connection.create_connection
+
+    def note(address, *args, **options):
+        tried.append(address)
+        return connect(address, *args, **options)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", note)
+    storage = Storage(settings(S3_ENDPOINT="http://127.0.0.1:9"), with_rests=True)
+    for calls in (1, 2):
+        with pytest.raises(StoreUnavailable, match="refused"):
+            read(storage)
+        assert len(tried) == 2 * calls
 
 
 def test_web_does_not_leave_a_store_alone_that_fails_at_once(make_store):
