@@ -12,6 +12,7 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 from prometheus_client import REGISTRY
 
+from config.settings import ConfigurationError
 from devstack.process import wait_until
 from mediaservice.broker import (
     DEAD_LETTER_EXCHANGE,
@@ -196,6 +197,16 @@ def test_publishing_goes_on_after_the_connection_was_cut(amqp, make_broker, prox
     assert broker.count_waiting(PROCESS_QUEUE) == 2
 
 
+@pytest.mark.parametrize("parameter", ["heartbeat=abc", "foo=1", "ssl_options=xx"])
+def test_a_parameter_that_pika_does_not_know_is_a_fault_of_the_configuration(
+    make_broker, parameter
+):
+    broker = make_broker(f"amqp://media:hunter2@127.0.0.1:9/?{parameter}")
+    with pytest.raises(ConfigurationError, match="BROKER_URL: ") as raised:
+        broker.can_publish()
+    assert "hunter2" not in str(raised.value)
+
+
 def test_it_can_publish_as_soon_as_the_broker_is_back(make_broker, proxy, url_by_proxy):
     broker = make_broker(url_by_proxy)
     proxy.refuse()
@@ -285,6 +296,7 @@ def test_a_connection_that_is_refused_stops_no_other(amqp, parallel, refused):
     """As a limit of connections at the broker would refuse it, for ever."""
     parallel._publishing[refused].drop()
     nowhere = Link("amqp://guest:guest@127.0.0.1:9/", "refused", lambda _channel: None)
+    nowhere.blocked = True  # as it was when it was lost; the others know that this is over
     parallel._publishing[refused] = nowhere
     assert parallel.can_publish()
     assert nowhere.is_backing_off

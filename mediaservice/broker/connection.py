@@ -14,6 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPConnectionError, AMQPError, ConnectionBlockedTimeout
 
+from config.settings import ConfigurationError
 from mediaservice import metrics
 from mediaservice.broker import BrokerUnavailable
 from mediaservice.broker.topology import declare_topology
@@ -28,8 +29,14 @@ log = structlog.get_logger(__name__)
 
 
 def connect(url: str, name: str) -> Any:
-    """Return a BlockingConnection that RabbitMQ's own tools show under this name."""
-    parameters = pika.URLParameters(url)
+    """Return a BlockingConnection that RabbitMQ's own tools show under this name.
+
+    Raises AMQPError, OSError, or ConfigurationError for a URL with parameters that pika refuses.
+    """
+    try:
+        parameters = pika.URLParameters(url)
+    except ValueError as error:
+        raise ConfigurationError([f"BROKER_URL: {error}"]) from None
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
     parameters.socket_timeout = parameters.stack_timeout = CONNECT_SECONDS
@@ -81,6 +88,7 @@ class Link:
             declare_topology(self.channel)
             self.prepare(self.channel)
         except (AMQPError, OSError) as error:
+            self.blocked = False  # those that are open know whether the alarm goes on
             self._back_off()
             metrics.BROKER_CONNECTIONS.labels(self.name, "refused").inc()
             log.warning("broker_connect_failed", link=self.name, reason=repr(error))
