@@ -126,13 +126,14 @@ class _DatabaseUrl(fields.String):
             if url.startswith(prefix):
                 url = "postgresql+psycopg://" + url.removeprefix(prefix)
         try:
-            scheme = urlsplit(url).scheme
+            parts = urlsplit(url)
+            is_known = parts.scheme == "postgresql+psycopg" and parts.port != 0
         except ValueError:  # it would show a part of the URL
-            scheme = ""
-        if scheme != "postgresql+psycopg" and not url.startswith("sqlite:///"):
+            is_known = False
+        if not is_known and not url.startswith("sqlite:///"):
             raise ValidationError(
                 "should be postgresql://user:password@host/name, its password percent-encoded, or "
-                "sqlite:///file"
+                "sqlite:///file; several hosts as postgresql://user:password@/name?host=a:5432&host=b:5432"
             )
         return url
 

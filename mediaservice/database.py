@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import (
     JSON,
     ColumnElement,
@@ -26,9 +27,22 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.type_api import TypeEngine
+
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    # After a failover the old name may lead to a standby: better none than that one.
+    "target_session_attrs": "read-write",
+    # A server that has vanished is noticed, instead of waited for.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+_POSTGRESQL_OPTIONS = ("-c timezone=UTC", "-c statement_timeout=15000")
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
@@ -112,29 +126,34 @@ def create_database_engine(database_url: str) -> Engine:
     Every statement commits by itself; `Rows.begin` is for transactions of several.
     """
     if database_url.startswith("postgresql"):
-        return create_engine(
-            database_url,
+        url = make_url(database_url)
+        given = url.query
+        options = " ".join((*_POSTGRESQL_OPTIONS, *url.normalized_query.get("options", ())))
+        engine = create_engine(
+            url,
             isolation_level="AUTOCOMMIT",
             # There is nothing to roll back: whoever begins a transaction also ends it.
             pool_reset_on_return=None,
             json_deserializer=msgspec.json.decode,  # a page of a list has variants by the hundred
             pool_size=2,
             max_overflow=2,
+            # What the URL says itself goes first.
             connect_args={
-                "connect_timeout": 5,
-                # After a failover the old name may lead to a standby: better none than that one.
-                "target_session_attrs": "read-write",
-                # A server that has vanished is noticed, instead of waited for.
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 15_000,
-                "options": "-c timezone=UTC -c statement_timeout=15000",
+                **{name: value for name, value in _POSTGRESQL.items() if name not in given},
+                "options": options,
             },
         )
+        event.listen(engine, "handle_error", _leave_read_only)
+        return engine
     engine = create_engine(database_url, isolation_level="AUTOCOMMIT", connect_args={"timeout": 15})
     event.listen(engine, "connect", _prepare_sqlite)
     return engine
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    # A server that has turned read-only stays so; a new connection finds the one that writes.
+    if isinstance(context.original_exception, ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -16,7 +16,7 @@ import structlog
 import uuid_utils
 from flask import Flask, Response, current_app, g, request
 from flask_smorest import Api, abort
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from werkzeug.exceptions import HTTPException
 
 from config.settings import Settings
@@ -116,8 +116,9 @@ def set_up_web(app: Flask) -> None:
     app.after_request(_finish)
     app.register_error_handler(MediaError, _handle_media_error)
     # Other faults of the database are faults of ours: nothing is gained by trying again.
-    app.register_error_handler(OperationalError, _handle_database_error)
-    app.register_error_handler(InterfaceError, _handle_database_error)
+    # The last is the server's own, as when it takes no writes.
+    for fault in (OperationalError, InterfaceError, InternalError):
+        app.register_error_handler(fault, _handle_database_error)
     app.register_error_handler(Exception, _handle_unexpected_error)
     # One byte more, so that a longer body can be told from one that just fits.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1

@@ -17,6 +17,8 @@ import boto3
 import pytest
 import requests
 import sqlalchemy as sa
+from psycopg.errors import ReadOnlySqlTransaction
+from sqlalchemy.exc import InternalError
 
 from docgen import openapi
 from mediaservice import create_app, errors
@@ -768,6 +770,7 @@ def test_somebody_elses_media_cannot_be_listed(service):
         {"cursor": "x"},
         {"status": "deleted"},
         {"owner_type": "x"},
+        {"limit": [1, 2]},
     ],
 )
 def test_a_listing_refuses_what_it_does_not_know(service, query):
@@ -812,6 +815,14 @@ def test_a_database_that_does_not_answer_is_503(make_service):
     response = service.call("GET", f"/{uuid4()}")
     check_error(response, 503, "database_unavailable")
     assert int(response.headers["Retry-After"]) > 0
+
+
+def test_a_database_that_takes_no_writes_is_503(service, monkeypatch):
+    def refuse(*_args, **_options):
+        raise InternalError("UPDATE", None, ReadOnlySqlTransaction("read-only transaction"))
+
+    monkeypatch.setattr(service.lifecycle.rows, "page", refuse)
+    check_error(service.call("GET", ""), 503, "database_unavailable")
 
 
 def test_a_fault_of_ours_is_500_without_its_details(service, monkeypatch):

@@ -58,8 +58,9 @@ def test_a_database_url_that_cannot_be_read_is_a_fault_that_quotes_nothing():
     assert "hunt" not in fault
 
 
-def test_a_database_may_be_reached_by_its_socket():
-    url = "postgresql:///media?host=/run/postgresql"
+@pytest.mark.parametrize("hosts", ["host=/run/postgresql", "host=a:5432&host=b:5432"])
+def test_a_database_may_be_reached_by_its_socket_or_at_several_hosts(hosts: str):
+    url = f"postgresql:///media?{hosts}"
     settings = Settings.from_environ(environment(DATABASE_URL=url))
     assert settings.database_url == url.replace("postgresql", "postgresql+psycopg", 1)
 
@@ -161,6 +162,7 @@ def test_database_urls_as_platforms_give_them_are_understood(given: str, used: s
     ("variable", "value"),
     [
         ("DATABASE_URL", "mysql://h/d"),
+        ("DATABASE_URL", "postgresql://u:p@h1:5432,h2:5432/d"),
         ("BROKER_URL", "redis://h"),
         ("BROKER_URL", "inline"),
         ("S3_ENDPOINT", "https://"),

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InternalError, OperationalError
 
 from mediaservice.database import UtcDateTime, create_database_engine
 from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
@@ -63,6 +63,21 @@ def divide(request, sessions):
     if request.param == "run":
         return lambda by: division.run(by=by)[0]
     return lambda by: division.run_alone(LOCK, by=by)[0]
+
+
+def test_what_the_url_of_the_database_says_goes_first(postgresql_url):
+    given = "options=-csearch_path%3Delsewhere&target_session_attrs=any&connect_timeout=2"
+    engine = create_database_engine(f"{postgresql_url}?{given}")
+    with engine.connect() as connection:
+        shown = [
+            connection.scalar(text(f"SHOW {name}"))
+            for name in ("search_path", "timezone", "statement_timeout")
+        ]
+        known = connection.connection.driver_connection.info.get_parameters()
+    engine.dispose()
+    assert shown == ["elsewhere", "UTC", "15s"]
+    assert (known["target_session_attrs"], known["connect_timeout"]) == ("any", "2")
+    assert known["keepalives_idle"] == "10"
 
 
 def test_values_arrive_as_they_were_given(sessions):
@@ -163,6 +178,31 @@ def insertion(other, sessions):
     numbers = table("numbers", column("number", Integer))
     statement = insert(numbers).values(number=bindparam("number", type_=Integer))
     return Prepared(sessions, statement.returning(numbers.c.number))
+
+
+@pytest.fixture(params=["by SQLAlchemy", "prepared"])
+def write(request, engine, insertion):
+    """Insert a number, after some SQL over the same connection."""
+
+    def by_sqlalchemy(number, sql):
+        with engine.connect() as connection:
+            connection.execute(text(sql))
+            insertion.run_within(connection, {"number": number})
+
+    def prepared(number, sql):
+        with insertion.session() as session:
+            session.pgconn.exec_(sql.encode())
+        insertion.run(number=number)
+
+    return prepared if request.param == "prepared" else by_sqlalchemy
+
+
+def test_a_connection_to_a_server_that_takes_no_writes_is_not_used_again(write, other):
+    """As after a failover behind a pooler, or where a full disk makes the server read-only."""
+    with pytest.raises(InternalError, match="read-only"):
+        write(1, "SET default_transaction_read_only = on")
+    write(2, "SELECT 1")
+    assert numbers_in(other) == [2]
 
 
 def numbers_in(other):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import psycopg
 from psycopg import abc, adapt
-from psycopg.errors import error_from_result
+from psycopg.errors import ReadOnlySqlTransaction, error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy import Connection, Engine, Executable, PoolProxiedConnection, Row, event
@@ -70,7 +70,10 @@ class _Session:
         if result is None or self.pgconn.status == ConnStatus.BAD:
             raise psycopg.OperationalError("the connection is lost")
         if result.status != expected:
-            raise error_from_result(result)
+            error = error_from_result(result)
+            if isinstance(error, ReadOnlySqlTransaction):
+                self.pgconn.finish()  # as in database: the next one may be to a server that writes
+            raise error
         return result
 
     @property
