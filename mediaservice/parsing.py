@@ -25,12 +25,19 @@ _LONGEST_NUMBER: Final = 30
 
 
 class StrictParser(FlaskParser):
-    """webargs' parser, which lets nothing pass in a query that is not declared."""
+    """webargs' parser, which lets nothing pass in a query that is not declared, or is repeated."""
 
     DEFAULT_UNKNOWN_BY_LOCATION = {  # noqa: RUF012 - as webargs declares it
         **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
         "query": RAISE,
     }
+
+    def load_querystring(self, req: Request, schema: Schema) -> Any:
+        """Return the query, or raise ValidationError naming what is given more than once."""
+        repeated = [name for name, values in req.args.lists() if len(values) > 1]
+        if repeated:
+            raise ValidationError({name: ["Given more than once."] for name in repeated})
+        return super().load_querystring(req, schema)
 
 
 class StrictBlueprint(Blueprint):
