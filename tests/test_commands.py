@@ -17,7 +17,7 @@ import structlog
 from config.settings import Settings
 from devstack.process import answers, find_free_ports, wait_until
 from devstack.roles import LISTENER, WEB, Role
-from mediaservice import PROJECT, add_commands, create_app
+from mediaservice import PROJECT, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
     DEAD_LETTER_EXCHANGE,
@@ -88,8 +88,7 @@ def run_without_servers():
 
 def runner(settings):
     """Return a function that runs `flask media` with these settings."""
-    app = create_app(settings)
-    add_commands(app)
+    app = create_app(settings, with_commands=True)
 
     def run(*words, **options):
         result = app.test_cli_runner().invoke(args=["media", *map(str, words)], **options)
@@ -454,7 +453,6 @@ def test_nothing_is_deleted_before_somebody_has_agreed(run, world):
     assert f"Delete 1 media of {world.owner} for good?" in asked.err
     assert world.status(media_id) == "pending"
     assert run("delete", "--owner", world.owner, input="y\n").lines == ["1 media deleted"]
-    assert run("delete", "--owner", world.owner).lines == ["0 media deleted"], "nothing to agree to"
 
 
 def test_lost_public_objects_are_written_again_by_the_worker(run, world):
@@ -566,6 +564,14 @@ def test_dead_letters_are_listed_and_stay(run_with_broker, amqp):
     assert "one:1 media.failed: its reason" in shown.out
     assert "\x1b" not in shown.out  # what a stranger sent does not steer the terminal
     wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+
+
+def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
+    put_dead(amqp, ("\x1b]0;owned\x07\n1:1", MEDIA_FAILED, b"{}"))
+    for words in (["list"], ["requeue", "--all"]):
+        shown = run_with_broker("dead-letters", *words)
+        assert r"\x1b]0;owned\x07\n1:1 " in shown.out
+        assert "\x1b" not in shown.out
 
 
 def test_dead_letters_are_requeued_by_id_or_all(run_with_broker, amqp):

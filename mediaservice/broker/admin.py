@@ -162,12 +162,17 @@ def _dead_letter(method: Any, properties: Any, body: bytes) -> DeadLetter:
     death = (headers.get("x-death") or [{}])[0]
     routing_keys = death.get("routing-keys") or [method.routing_key]
     return DeadLetter(
-        id=properties.message_id or f"sha256:{hashlib.sha256(body).hexdigest()[:16]}",
-        routing_key=str(routing_keys[0]),
-        reason=str(headers.get(REASON_HEADER) or death.get("reason") or "unknown"),
+        id=_text(properties.message_id) or f"sha256:{hashlib.sha256(body).hexdigest()[:16]}",
+        routing_key=_text(routing_keys[0]),
+        reason=_text(headers.get(REASON_HEADER) or death.get("reason") or "unknown"),
         body=body,
-        correlation_id=properties.correlation_id,
+        correlation_id=_text(properties.correlation_id) or None,
     )
+
+
+def _text(value: Any) -> str:
+    """Return what a message says as text; pika has bytes for what is not UTF-8."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
 
 
 def _without_deaths(headers: dict[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,13 @@ import click
 from flask.cli import with_appcontext
 
 from mediaservice.audit import REPAIRED_BY, Audit, Finding, Kind, Totals
-from mediaservice.commands.terminal import json_option, print_beside_bar, print_json, progress
+from mediaservice.commands.terminal import (
+    json_option,
+    print_beside_bar,
+    print_json,
+    printable,
+    progress,
+)
 from mediaservice.web import components
 
 
@@ -75,7 +81,9 @@ def _finding_line(finding: Finding) -> str:
         note = f"with --repair {finding.remedy}"
     else:
         note = finding.remedy
-    return f"{click.style(finding.kind, fg=colour)} {finding.bucket}/{finding.key} ({note})"
+    return (
+        f"{click.style(finding.kind, fg=colour)} {finding.bucket}/{printable(finding.key)} ({note})"
+    )
 
 
 def _totals(totals: Totals) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import click
 from flask.cli import with_appcontext
 
 from mediaservice.broker.admin import BrokerAdmin, DeadLetter
-from mediaservice.commands.terminal import json_option, print_json
+from mediaservice.commands.terminal import json_option, print_json, printable
 from mediaservice.web import components
 
 _SHOWN_BODY = 100
@@ -46,8 +46,8 @@ def list_letters(*, limit: int, as_json: bool) -> None:
             )
         else:
             click.echo(
-                f"{click.style(letter.id, bold=True)} {letter.routing_key}: "
-                f"{click.style(letter.reason, fg='red')}\n  {_shown(letter.body)}"
+                f"{click.style(printable(letter.id), bold=True)} {printable(letter.routing_key)}: "
+                f"{click.style(printable(letter.reason), fg='red')}\n  {_shown(letter.body)}"
             )
     if not as_json and not letters:
         click.secho("no dead letters", fg="green")
@@ -72,9 +72,9 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
             if as_json:
                 print_json({"id": letter.id, "requeued": refusal is None, "reason": refusal})
             elif refusal:
-                click.echo(f"{letter.id} {click.style('stays', fg='red')}: {refusal}")
+                click.echo(f"{printable(letter.id)} {click.style('stays', fg='red')}: {refusal}")
             else:
-                click.echo(f"{letter.id} requeued as {letter.routing_key}")
+                click.echo(f"{printable(letter.id)} requeued as {printable(letter.routing_key)}")
     _end({"requeued": counts[True], "left": counts[False]}, as_json=as_json)
     if counts[False]:
         raise click.exceptions.Exit(1)
@@ -102,7 +102,7 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
             if as_json:
                 print_json({"id": letter.id, "dropped": True})
             else:
-                click.echo(f"{letter.id} dropped")
+                click.echo(f"{printable(letter.id)} dropped")
     _end({"dropped": len(dropped)}, as_json=as_json)
 
 
@@ -128,6 +128,6 @@ def _end(totals: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _shown(body: bytes) -> str:
-    """Return the start of a body; control characters must not reach the terminal."""
-    text = ascii(body[:_SHOWN_BODY].decode("utf-8", "replace"))[1:-1]
+    """Return the start of a body."""
+    text = printable(body[:_SHOWN_BODY].decode("utf-8", "replace"))
     return f"{text}…" if len(body) > _SHOWN_BODY else text

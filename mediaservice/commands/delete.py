@@ -28,7 +28,7 @@ def delete(*, media_ids: tuple[UUID, ...], owner_id: UUID | None, yes: bool, as_
         raise click.UsageError("Give either IDs or --owner.")
     lifecycle = components().lifecycle
     expected = len(media_ids) if owner_id is None else lifecycle.statistics.count_owned(owner_id)
-    if expected and not yes:
+    if not yes:
         whose = "" if owner_id is None else f" of {owner_id}"
         click.confirm(f"Delete {expected} media{whose} for good?", abort=True, err=True)
     if owner_id is None:

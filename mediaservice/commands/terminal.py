@@ -13,6 +13,7 @@ import click
 from flask.cli import AppGroup
 from sqlalchemy.exc import DBAPIError
 
+from config.settings import ConfigurationError
 from mediaservice.audit import ListingOutOfOrder
 from mediaservice.broker import BrokerUnavailable
 from mediaservice.errors import Failure, MediaError
@@ -46,6 +47,8 @@ class Commands(AppGroup):
         except DBAPIError as error:
             advice = "look at DATABASE_URL, or run `flask --app app db upgrade`"
             _stop("The database cannot be used", error.orig, advice)
+        except ConfigurationError as error:
+            raise CannotTell(str(error)) from None
         except ListingOutOfOrder as error:
             _stop("The buckets cannot be audited", error, "this store is not like S3 there")
         except MediaError as error:
@@ -92,6 +95,11 @@ def print_beside_bar(line: str) -> None:
 def one_line(value: object) -> str:
     """Return a text without its line breaks."""
     return " ".join(str(value).split())
+
+
+def printable(text: str) -> str:
+    """Return a text that others wrote: of control characters it could steer the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None:
