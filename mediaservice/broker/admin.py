@@ -89,8 +89,7 @@ class BrokerAdmin:
         stays, or None. A crash in between republishes one twice; none is lost.
         """
         with as_unavailable(), closing(self._held()) as held:
-            publishing = self._connection.channel()
-            publishing.confirm_delivery()
+            publishing = self._confirming_channel()
             for channel, method, properties, letter in held:
                 if ids is not None and letter.id not in ids:
                     continue
@@ -105,6 +104,10 @@ class BrokerAdmin:
                     continue
                 except NackError:
                     yield letter, "the queue takes no messages now"
+                    continue
+                except ChannelClosedByBroker as error:
+                    yield letter, f"RabbitMQ refuses it: {error.reply_text}"
+                    publishing = self._confirming_channel()
                     continue
                 channel.basic_ack(method.delivery_tag)
                 yield letter, None
@@ -133,6 +136,11 @@ class BrokerAdmin:
         finally:
             if channel.is_open:
                 channel.close()
+
+    def _confirming_channel(self) -> BlockingChannel:
+        channel = self._connection.channel()
+        channel.confirm_delivery()
+        return channel
 
     def _state_of(self, queue: str) -> QueueState | None:
         with as_unavailable():

@@ -20,7 +20,8 @@ from pika.exceptions import ChannelClosedByBroker
 from config.settings import Settings
 from devstack.rabbitmq import RabbitMQ
 from mediaservice import PROJECT
-from mediaservice.broker import PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker.admin import BrokerAdmin
 from mediaservice.broker.topology import declare_topology
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
@@ -194,7 +195,7 @@ def broker_urls(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) ->
     path: Path = tmp_path_factory.mktemp("rabbitmq") / "definitions.json"
     path.write_text(json.dumps(definitions))
     rabbitmq.control("import_definitions", str(path))
-    assert users == ["media-listener", "media-worker"]
+    assert users == ["media-listener", "media-operator", "media-worker"]
     return {
         user.removeprefix("media-"): f"amqp://{user}:{password}@127.0.0.1:{rabbitmq.port}/{vhost}"
         for user in users
@@ -206,6 +207,7 @@ def broker_urls(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) ->
     [
         ("listener", RESULTS_QUEUE, [MEDIA_PROCESS], [MEDIA_PROCESSED, MEDIA_FAILED, "x"]),
         ("worker", PROCESS_QUEUE, [MEDIA_PROCESSED, MEDIA_FAILED], [MEDIA_PROCESS, "x"]),
+        ("operator", DEAD_LETTER_QUEUE, [MEDIA_PROCESS, MEDIA_PROCESSED, MEDIA_FAILED], ["x"]),
     ],
 )
 def test_a_role_declares_consumes_and_publishes_its_own_messages_alone(
@@ -234,6 +236,27 @@ def test_a_role_declares_consumes_and_publishes_its_own_messages_alone(
         with pytest.raises(ChannelClosedByBroker) as raised:
             declare(refused)
         assert raised.value.reply_code == 403
+    connection.close()
+
+
+def test_whoever_requeues_needs_the_operators_user(broker_urls: dict[str, str]):
+    connection = pika.BlockingConnection(pika.URLParameters(broker_urls["worker"]))
+    channel = connection.channel()
+    declare_topology(channel)
+    channel.queue_purge(DEAD_LETTER_QUEUE)
+    for name in ("one", "two"):
+        dead = pika.BasicProperties(message_id=name)
+        channel.confirm_delivery()
+        channel.basic_publish("media.dead", MEDIA_PROCESS, b"{}", dead)
+    with BrokerAdmin(broker_urls["worker"]) as admin:
+        refused = [(letter.id, reason) for letter, reason in admin.requeue(None)]
+    assert [name for name, _ in refused] == ["one", "two"]
+    assert all("ACCESS_REFUSED" in reason for _, reason in refused)
+    with BrokerAdmin(broker_urls["operator"]) as admin:
+        assert [(letter.id, reason) for letter, reason in admin.requeue(None)] == [
+            ("one", None),
+            ("two", None),
+        ]
     connection.close()
 
 
