@@ -30,7 +30,8 @@ def environment_of(role: str) -> dict[str, str]:
     """Return the variables that compose.yaml gives to a role, with a token as it asks for one."""
     token = "0123456789abcdef" * 4
     given = COMPOSE[role]["environment"]
-    return {name: re.sub(r"\$\{GATEWAY_TOKEN:\?.*\}", token, given[name]) for name in given}
+    given = {name: re.sub(r"\$\{GATEWAY_TOKEN:\?.*\}", token, given[name]) for name in given}
+    return {name: re.sub(r"\$\{\w+:-(.*)\}", r"\1", value) for name, value in given.items()}
 
 
 @pytest.mark.parametrize("role", SETTINGS)
