@@ -21,7 +21,7 @@ from config.settings import IMAGE_CONTENT_TYPES
 from mediaservice.sniffing import SNIFF_BYTES, sniff
 
 _PASSING: Final = (429, 502, 503, 504)
-_PASSING_AT_STORE: Final = (*_PASSING, 409)  # 409: it is busy with an earlier try
+_PASSING_AT_STORE: Final = (*_PASSING, 500, 409)  # 409: it is busy with an earlier try
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
 
