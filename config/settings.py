@@ -417,7 +417,7 @@ class Settings(WorkerSettings):
     raw_retention_days: int = _setting(
         _number(0, 36_500),
         "Days an original, with its EXIF and GPS, is kept once its media is ready; 0 keeps it. "
-        "Fewer days count for older originals once `flask --app app media audit --repair` has run.",
+        "After shortening it run `flask --app app media audit --repair` once, for older originals.",
         0,
     )
     failed_retention_days: int = _setting(

@@ -29,7 +29,7 @@ GUNICORN = {
     ),
     "PROMETHEUS_MULTIPROC_DIR": (
         "",
-        "Folder for the metrics of web's processes, made if need be. Default: a temporary one.",
+        "Empty or new folder for the metrics of web's processes alone. Default: a temporary one.",
     ),
 }
 
