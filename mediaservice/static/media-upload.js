@@ -42,6 +42,8 @@ const TRANSIENT_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
  * - `status`: the HTTP status, if there was an answer. `retryAfterSeconds`: when to come back.
  * - `details`: limits and facts, as the service gives them. `requestId`: to be quoted in reports.
  * - `mediaId`: the media whose processing failed; if `retryable`, `retryMedia(mediaId)` starts again.
+ * - `uploadId`: set by `upload` once the service has accepted the bytes. If `mediaId` is null, it is
+ *   not known what becomes of them: `follow(uploadId)` goes on waiting, without another upload.
  */
 export class UploadError extends Error {
   constructor(code, message, { retryable = false, ...facts } = {}) {
@@ -54,6 +56,7 @@ export class UploadError extends Error {
     this.details = facts.details ?? {};
     this.requestId = facts.requestId ?? null;
     this.mediaId = facts.mediaId ?? null;
+    this.uploadId = facts.uploadId ?? null;
   }
 }
 
@@ -99,9 +102,21 @@ export async function upload(file, options = {}) {
   if (state.status === "processing") {
     onStatus("processing", { uploadId });
   }
-  const media = await follow(uploadId, options);
+  const media = await followAccepted(uploadId, options);
   onStatus("ready", { uploadId });
   return media;
+}
+
+/** Follow; whoever gets the error must know that the bytes need not be uploaded again. */
+async function followAccepted(uploadId, options) {
+  try {
+    return await follow(uploadId, options);
+  } catch (error) {
+    if (error instanceof UploadError) {
+      error.uploadId = uploadId;
+    }
+    throw error;
+  }
 }
 
 /** Wait until a media is ready and return it, as `getMedia` does; reject if its processing fails. */

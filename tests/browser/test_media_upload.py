@@ -35,8 +35,7 @@ RUN = """async ([bytes, name, type, code]) => {
   try {
     return { ...seen, result: await run(media, file, options, controller, seen) };
   } catch (error) {
-    const { name, code, message, retryable, status, details, requestId } = error;
-    return { ...seen, error: { name, code, message, retryable, status, details, requestId } };
+    return { ...seen, error: { ...error, name: error.name, message: error.message } };
   }
 }"""
 
@@ -249,7 +248,19 @@ def test_a_refusal_comes_with_code_facts_and_request_id(run):
 def test_a_failed_processing_rejects_with_the_workers_reason(run):
     outcome = run(UPLOAD, jpeg(800, 600)[:400] + bytes(4000))
     assert outcome["error"]["code"] == "corrupt_image"
+    assert outcome["error"]["mediaId"] == outcome["error"]["uploadId"]
     assert outcome["statuses"][-1] == "processing"
+
+
+def test_a_connection_lost_during_processing_leaves_an_id_to_follow(run, page):
+    page.route("**/status", lambda route: route.abort("connectionreset"), times=5)
+    outcome = run(
+        """const error = await media.upload(file, options).catch((error) => error);
+        return { error: { ...error }, followed: await media.follow(error.uploadId, options) };"""
+    )
+    error = outcome["result"]["error"]
+    assert (error["code"], error["mediaId"]) == ("network_error", None)
+    assert outcome["result"]["followed"]["status"] == "ready"
 
 
 @pytest.mark.parametrize("stage", ["hashing", "requesting", "uploading", "completing"])
