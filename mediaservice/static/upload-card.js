@@ -124,10 +124,10 @@ export class Card {
   }
 
   /** Show what went wrong and what to do, and return it in words; `canRetry` offers the button. */
-  showFailure(error, { sizeBytes, canRetry }) {
+  showFailure(error, { canRetry, ...file }) {
     this.setState("failed");
     this.part("progress").hidden = true;
-    const { what, todo } = explain(error, sizeBytes);
+    const { what, todo } = explain(error, file);
     this.part("error-what").textContent = what;
     this.part("error-todo").textContent = todo;
     this.part("error-request").textContent = `${error.code}, request ${error.requestId}`;

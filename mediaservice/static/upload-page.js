@@ -101,6 +101,7 @@ class Item {
   constructor({ file = null, media = null }) {
     this.file = file;
     this.mediaId = media?.id ?? null;
+    this.again = media ? "follow" : "upload";
     this.sizeBytes = file?.size ?? media.size_bytes;
     this.name = file?.name ?? nameOf(media);
     this.card = new Card(byId("card"), this.name, {
@@ -158,18 +159,20 @@ class Item {
     }
   }
 
-  fail(error, { canRetry = this.file !== null } = {}) {
+  fail(error, { canRetry = true } = {}) {
     const failure = error instanceof UploadError ? error : unreadable(error);
-    this.retryable = failure.mediaId !== null && failure.retryable;
+    this.again = nextTry(failure, this.again);
+    const isPossible = this.again !== "upload" || this.file !== null;
     const words = this.card.showFailure(failure, {
       sizeBytes: this.sizeBytes,
-      canRetry: (this.retryable || canRetry) && mayHelpToRetry(failure),
+      hasFile: this.file !== null,
+      canRetry: canRetry && isPossible && mayHelpToRetry(failure),
     });
     announce(`${this.name} failed. ${words}`);
   }
 
   async retry() {
-    if (!this.retryable) {
+    if (this.again === "upload") {
       this.forget();
       this.enqueue();
       return;
@@ -177,7 +180,9 @@ class Item {
     this.controller = new AbortController();
     this.card.showStatus("processing");
     await this.run(async () => {
-      await retryMedia(this.mediaId, this.options()).catch(passIfUnderWay);
+      if (this.again === "process") {
+        await retryMedia(this.mediaId, this.options()).catch(passIfUnderWay);
+      }
       return follow(this.mediaId, this.options());
     });
   }
@@ -220,6 +225,21 @@ class Item {
       (next ?? byId("files")).focus();
     }
   }
+}
+
+/**
+ * Say what the next try has to do: `upload` the file, have its media processed again (`process`), or
+ * only `follow` it. A lost connection says nothing about an image that the service has: what the try
+ * `before` was to do is still to be done.
+ */
+function nextTry(failure, before) {
+  if (failure.mediaId !== null) {
+    return failure.retryable ? "process" : "upload";
+  }
+  if (failure.code === "media_not_found") {
+    return "upload";
+  }
+  return failure.uploadId !== null ? "follow" : before;
 }
 
 /** A media that is no longer failed is being processed again, or was: that is what was asked for. */

@@ -30,7 +30,7 @@ const ADVICE = {
   ],
   network_error: [
     "The service cannot be reached.",
-    "Check your connection, then try again. The file is still here.",
+    "Check your connection, then try again.",
   ],
   not_owner: [, "Check who you are, at the top of the page."],
   size_mismatch: [, "The file changed while it was uploaded. Try again."],
@@ -66,8 +66,8 @@ export function mayHelpToRetry(error) {
   return !FILE_IS_AT_FAULT.has(error.code);
 }
 
-/** Return `{ what, todo }` for an UploadError about a file of `sizeBytes`. */
-export function explain(error, sizeBytes) {
+/** Return `{ what, todo }` for an UploadError about a file of `sizeBytes`, if this page has one. */
+export function explain(error, { sizeBytes, hasFile = false } = {}) {
   if (error.code === "upload_too_large") {
     const limit = Math.floor(error.details.max_upload_bytes / 1e5) / 10;
     return {
@@ -82,8 +82,9 @@ export function explain(error, sizeBytes) {
       todo: `Choose an image of one of these kinds: ${[...formats].join(", ")}.`,
     };
   }
-  const [what, todo] = ADVICE[error.code] ?? [];
-  return { what: what ?? error.message, todo: todo ?? TRY_AGAIN };
+  const [what = error.message, todo = TRY_AGAIN] = ADVICE[error.code] ?? [];
+  const isKept = hasFile && error.code === "network_error";
+  return { what, todo: isKept ? `${todo} The file is still here.` : todo };
 }
 
 /** Return a size for people, e.g. `3.4 MB`. */

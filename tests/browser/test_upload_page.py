@@ -41,6 +41,12 @@ def hold(page: Page, url: re.Pattern[str]) -> list[Route]:
     return held
 
 
+def lose(page: Page, url: str) -> None:
+    """Let no request get through until it is unrouted; timers run fast, so as to give up soon."""
+    page.add_init_script("((real) => (setTimeout = (f, ms) => real(f, ms / 50)))(setTimeout)")
+    page.route(url, lambda route: route.abort("internetdisconnected"))
+
+
 def test_several_images_become_ready_with_their_variants(page):
     page.goto("/")
     expect(page.get_by_text("Your images will appear here")).to_be_visible()
@@ -136,13 +142,53 @@ def test_a_processing_that_failed_for_no_fault_of_the_images_can_be_tried_again(
         route.fulfill(json={"id": media_id, "status": "failed", "error": reason})
 
     page.route("**/status", tell_of_a_failure_once)
+    lose(page, "**/retry")
     page.goto("/")
     choose(page, picture("one.jpg"))
     failed = card(page, "one.jpg")
     expect(failed.get_by_text("No decoder.")).to_be_visible()
+    failed.get_by_role("button", name="Try again").click()
+    expect(failed.get_by_text("cannot be reached")).to_be_visible()
+    page.unroute("**/retry")
     with page.expect_request("**/retry"):
         failed.get_by_role("button", name="Try again").click()
     expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
+
+
+def test_a_connection_lost_during_processing_costs_no_second_upload(page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.method))
+    lose(page, "**/status")
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    failed = card(page, "one.jpg")
+    expect(failed.get_by_text("The file is still here.")).to_be_visible()
+    page.unroute("**/status")
+    failed.get_by_role("button", name="Try again").click()
+    expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
+    assert asked.count("PUT") == 1
+    assert "DELETE" not in asked
+
+
+def test_an_earlier_image_is_followed_again_after_a_lost_connection(page):
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+
+    def tell_of_an_earlier_time(route: Route) -> None:
+        listed = route.fetch().json()
+        listed["items"][0]["status"] = "processing"
+        route.fulfill(json=listed)
+
+    page.route("**/api/media?*", tell_of_an_earlier_time)
+    lose(page, "**/status")
+    page.reload()
+    earlier = page.get_by_role("listitem")
+    expect(earlier.get_by_text("cannot be reached")).to_be_visible()
+    expect(earlier.get_by_text("The file is still here.")).to_be_hidden()
+    page.unroute("**/status")
+    earlier.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
 
 
 def test_files_can_be_dropped_anywhere_on_the_page(page):
