@@ -165,7 +165,7 @@ class Item {
     const isPossible = this.again !== "upload" || this.file !== null;
     const words = this.card.showFailure(failure, {
       sizeBytes: this.sizeBytes,
-      hasFile: this.file !== null,
+      hasFile: canRetry && this.file !== null,
       canRetry: canRetry && isPossible && mayHelpToRetry(failure),
     });
     announce(`${this.name} failed. ${words}`);
@@ -195,10 +195,21 @@ class Item {
     }
   }
 
-  cancel() {
+  /** Once the bytes are uploaded the image may become public: then only the service's word counts. */
+  async cancel() {
+    const isUploaded = ["completing", "processing"].includes(this.card.element.dataset.state);
     this.controller.abort();
-    this.forget();
-    this.leave("cancelled");
+    if (!isUploaded) {
+      this.forget();
+      this.leave("cancelled");
+      return;
+    }
+    try {
+      await deleteMedia(this.mediaId, client);
+      this.leave("cancelled");
+    } catch (error) {
+      this.fail(error, { canRetry: false });
+    }
   }
 
   async delete() {

@@ -273,6 +273,23 @@ def test_a_running_upload_can_be_cancelled_and_leaves_nothing(page, site):
     expect(page.get_by_text("Your images will appear here")).to_be_visible()
 
 
+def test_a_cancel_that_does_not_reach_the_service_is_told_and_can_be_made_up_for(page):
+    hold(page, re.compile("/status$"))
+    lose(page, "**/api/media/*-*")
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    running = card(page, "one.jpg")
+    expect(running.get_by_text("Processing", exact=True)).to_be_visible()
+    running.get_by_role("button", name="Cancel").click()
+    expect(running.get_by_text("cannot be reached")).to_be_visible()
+    expect(running.get_by_role("button", name="Try again")).to_be_hidden()
+    page.unroute("**/api/media/*-*")
+    with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
+        running.get_by_role("button", name="Delete").click()
+    assert deleted.value.status == 204
+    expect(running).to_be_hidden()
+
+
 def test_a_ready_image_is_deleted_after_a_question(page, site):
     page.goto("/")
     choose(page, picture("one.jpg"))
