@@ -123,17 +123,22 @@ export class Card {
     this.part("variants").hidden = media.variants.length === 0;
   }
 
-  /** Show what went wrong and what to do, and return it in words; `canRetry` offers the button. */
+  /** Show that it failed, as `showError` does; `canRetry` offers the button. */
   showFailure(error, { canRetry, ...file }) {
     this.setState("failed");
     this.part("progress").hidden = true;
+    this.buttons(...(canRetry ? ["retry"] : []), "delete");
+    return this.showError(error, file);
+  }
+
+  /** Show what went wrong and what to do, and return it in words. */
+  showError(error, file) {
     const { what, todo } = explain(error, file);
     this.part("error-what").textContent = what;
     this.part("error-todo").textContent = todo;
     this.part("error-request").textContent = `${error.code}, request ${error.requestId}`;
     this.part("error-request").hidden = !error.requestId;
     this.part("error").hidden = false;
-    this.buttons(...(canRetry ? ["retry"] : []), "delete");
     return `${what} ${todo}`;
   }
 

@@ -205,7 +205,7 @@ class Item {
       return;
     }
     try {
-      await deleteMedia(this.mediaId, client);
+      await this.deleteMedia();
       this.leave("cancelled");
     } catch (error) {
       this.fail(error, { canRetry: false });
@@ -213,16 +213,20 @@ class Item {
   }
 
   async delete() {
-    if (this.card.element.dataset.state === "ready" && !confirm(`Delete ${this.name} for good?`)) {
+    if (this.card.media && !confirm(`Delete ${this.name} for good?`)) {
       return;
     }
     try {
-      if (this.mediaId) {
-        await deleteMedia(this.mediaId, client);
-      }
+      await this.deleteMedia();
       this.leave("deleted");
     } catch (error) {
-      this.fail(error, { canRetry: false });
+      announce(`${this.name} is not deleted. ${this.card.showError(error)}`);
+    }
+  }
+
+  async deleteMedia() {
+    if (this.mediaId) {
+      await deleteMedia(this.mediaId, client).catch(passIfGone);
     }
   }
 
@@ -256,6 +260,12 @@ function nextTry(failure, before) {
 /** A media that is no longer failed is being processed again, or was: that is what was asked for. */
 function passIfUnderWay(error) {
   if (error.code !== "retry_not_possible") {
+    throw error;
+  }
+}
+
+function passIfGone(error) {
+  if (error.code !== "media_not_found") {
     throw error;
   }
 }

@@ -275,7 +275,7 @@ def test_a_running_upload_can_be_cancelled_and_leaves_nothing(page, site):
 
 def test_a_cancel_that_does_not_reach_the_service_is_told_and_can_be_made_up_for(page):
     hold(page, re.compile("/status$"))
-    lose(page, "**/api/media/*-*")
+    lose(page, "**/api/media/*-*-*")
     page.goto("/")
     choose(page, picture("one.jpg"))
     running = card(page, "one.jpg")
@@ -283,7 +283,7 @@ def test_a_cancel_that_does_not_reach_the_service_is_told_and_can_be_made_up_for
     running.get_by_role("button", name="Cancel").click()
     expect(running.get_by_text("cannot be reached")).to_be_visible()
     expect(running.get_by_role("button", name="Try again")).to_be_hidden()
-    page.unroute("**/api/media/*-*")
+    page.unroute("**/api/media/*-*-*")
     with page.expect_response(lambda response: response.request.method == "DELETE") as deleted:
         running.get_by_role("button", name="Delete").click()
     assert deleted.value.status == 204
@@ -305,6 +305,29 @@ def test_a_ready_image_is_deleted_after_a_question(page, site):
     expect(ready).to_be_hidden()
     page.reload()
     expect(page.get_by_text("Your images will appear here")).to_be_visible()
+
+
+def test_a_ready_image_that_cannot_be_deleted_stays_ready_until_it_is_gone(page):
+    questions, answers = [], [(404, "media_not_found"), (403, "not_owner")]
+
+    def refuse(route: Route) -> None:
+        status, error = answers.pop()
+        route.fulfill(status=status, json={"error": error, "message": "Not yours."})
+
+    page.on("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    ready = card(page, "one.jpg")
+    expect(ready.get_by_text("Ready", exact=True)).to_be_visible()
+    page.route("**/api/media/*", refuse)
+    ready.get_by_role("button", name="Delete").click()
+    expect(ready.get_by_text("Not yours.")).to_be_visible()
+    expect(page.get_by_role("status")).to_contain_text("one.jpg is not deleted. Not yours.")
+    expect(ready.get_by_text("Ready", exact=True)).to_be_visible()
+    expect(ready.get_by_role("button", name="Copy link")).to_be_visible()
+    ready.get_by_role("button", name="Delete").click()
+    expect(ready).to_be_hidden()
+    assert len(questions) == 2
 
 
 def test_a_reload_shows_what_was_uploaded_and_another_user_does_not(page):
