@@ -19,6 +19,8 @@
  * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
  * - `attempts`: how often a request is tried before its failure counts; default 5.
  * - `wait`: `(seconds, signal) => Promise`, how to pause; default: a timer.
+ * - `stallSeconds`: how long a PUT may stand still, or the store take to answer, before the PUT is
+ *   repeated; default 30.
  *
  * They reject with an UploadError.
  */
@@ -27,6 +29,8 @@ const DEFAULT_ATTEMPTS = 5;
 const FIRST_BACKOFF_SECONDS = 0.5;
 const MAX_BACKOFF_SECONDS = 15;
 const POLL_SECONDS = 1;
+const STALL_SECONDS = 30;
+const SERVICE_TIMEOUT_MS = 60_000;
 const HEADER_BYTES = 64;
 
 /** HTTP statuses that say nothing about the request itself. */
@@ -364,18 +368,34 @@ async function fetchOnce(method, path, options, { body, headers }) {
       },
       body: body ? JSON.stringify(body) : undefined,
       cache: "no-store",
-      signal,
+      signal: withTimeout(signal),
     });
-  } catch (error) {
+  } catch {
     signal?.throwIfAborted();
-    throw new UploadError("network_error", "The service did not answer.", { retryable: true });
+    throw noAnswer();
   }
+}
+
+/** Browsers without AbortSignal.any wait as long as they please. */
+function withTimeout(signal) {
+  if (!AbortSignal.any) {
+    return signal;
+  }
+  const timeout = AbortSignal.timeout(SERVICE_TIMEOUT_MS);
+  return signal ? AbortSignal.any([signal, timeout]) : timeout;
+}
+
+function noAnswer() {
+  return new UploadError("network_error", "The service did not answer.", { retryable: true });
 }
 
 async function readJson(response) {
   try {
     return await response.json();
-  } catch {
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) {
+      throw noAnswer();
+    }
     throw new UploadError("unexpected_response", "The service's answer is not JSON.", {
       retryable: true,
       status: response.status,
@@ -402,7 +422,7 @@ function retryAfter(response) {
 }
 
 /** PUT once and return the HTTP status, 0 for no answer. fetch() does not tell upload progress. */
-function putOnce(presigned, file, { signal, onProgress }) {
+function putOnce(presigned, file, { signal, onProgress, stallSeconds = STALL_SECONDS }) {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) {
       reject(signal.reason);
@@ -410,20 +430,31 @@ function putOnce(presigned, file, { signal, onProgress }) {
     }
     const request = new XMLHttpRequest();
     const abort = () => request.abort();
+    // A dead connection is not always told: bytes stop, and no event comes.
+    let stall;
+    const watch = () => {
+      clearTimeout(stall);
+      stall = setTimeout(abort, stallSeconds * 1000);
+    };
     request.open(presigned.method, presigned.upload_url);
     for (const [name, value] of Object.entries(presigned.headers)) {
       request.setRequestHeader(name, value);
     }
-    if (onProgress) {
-      request.upload.onprogress = ({ loaded }) =>
-        onProgress({ loaded, total: file.size, fraction: file.size ? loaded / file.size : 1 });
-    }
-    request.onabort = () => reject(signal.reason);
+    request.upload.onprogress = ({ loaded }) => {
+      watch();
+      onProgress?.({ loaded, total: file.size, fraction: file.size ? loaded / file.size : 1 });
+    };
     request.onloadend = () => {
+      clearTimeout(stall);
       signal?.removeEventListener("abort", abort);
-      resolve(request.status);
+      if (signal?.aborted) {
+        reject(signal.reason);
+      } else {
+        resolve(request.status);
+      }
     };
     signal?.addEventListener("abort", abort, { once: true });
+    watch();
     request.send(file);
   });
 }

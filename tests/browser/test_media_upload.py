@@ -132,6 +132,34 @@ def test_a_busy_store_is_asked_again(run, page):
     assert answered
 
 
+def test_a_put_that_stands_still_is_made_again(run, page):
+    page.route(PUTS, lambda _route: None, times=1)
+    outcome = run(f"options.stallSeconds = 2; {UPLOAD}")
+    assert outcome["result"]["status"] == "ready"
+
+
+def test_a_put_whose_bytes_go_slowly_does_not_stand_still(run, page, context):
+    context.new_cdp_session(page).send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 150_000},
+    )
+    outcome = run(f"options.stallSeconds = 2; {UPLOAD}", jpeg() + bytes(600_000))
+    assert outcome["result"]["status"] == "ready"
+    assert outcome["fractions"] == sorted(outcome["fractions"]), "one PUT"
+
+
+def test_a_service_that_does_not_answer_in_time_is_asked_again(run, page):
+    page.route("**/request-upload", lambda _route: None, times=1)
+    outcome = run(
+        """const real = AbortSignal.timeout;
+        const timeouts = [];
+        AbortSignal.timeout = (ms) => (timeouts.push(ms), real.call(AbortSignal, ms / 30));
+        const { status } = await media.upload(file, options);
+        return [status, timeouts[0]];"""
+    )
+    assert outcome["result"] == ["ready", 60_000]
+
+
 def test_a_page_of_another_origin_may_not_upload(run, site):
     site.storage.create_buckets(("https://elsewhere.example.com",))
     assert run(UPLOAD)["error"]["code"] == "store_unreachable"
