@@ -33,8 +33,10 @@ const STALL_SECONDS = 30;
 const SERVICE_TIMEOUT_MS = 60_000;
 const HEADER_BYTES = 64;
 
-/** HTTP statuses that say nothing about the request itself. */
-const TRANSIENT_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
+/** HTTP statuses that say nothing about the request itself. A 500 of the service's is a fault in it. */
+const TRANSIENT_STATUSES = new Set([408, 425, 429, 502, 503, 504]);
+/** Stores answer 500 in passing, and 409 while they are busy with an earlier attempt. */
+const TRANSIENT_STORE_STATUSES = new Set([...TRANSIENT_STATUSES, 409, 500]);
 
 /**
  * Why something failed.
@@ -208,8 +210,7 @@ export async function putObject(presigned, file, options = {}) {
     if ((status >= 200 && status < 300) || status === 412) {
       return;
     }
-    // 409: the store is still busy with an earlier attempt.
-    if (status === 0 || status === 409 || TRANSIENT_STATUSES.has(status)) {
+    if (status === 0 || TRANSIENT_STORE_STATUSES.has(status)) {
       throw new UploadError("store_unreachable", "The store did not take the bytes.", {
         retryable: true,
         status,

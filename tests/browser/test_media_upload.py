@@ -126,8 +126,9 @@ def test_a_store_out_of_reach_is_tried_five_times_with_growing_pauses(run, page)
         assert longest / 2 <= pause <= longest
 
 
-def test_a_busy_store_is_asked_again(run, page):
-    answered = answer_first(page, PUTS, status=503, headers=STORE_ANSWERS)
+@pytest.mark.parametrize("status", [409, 500, 503])
+def test_a_busy_store_is_asked_again(run, page, status):
+    answered = answer_first(page, PUTS, status=status, headers=STORE_ANSWERS)
     assert run(UPLOAD)["result"]["status"] == "ready"
     assert answered
 
@@ -176,6 +177,13 @@ def test_the_service_is_asked_again_when_it_says_so(run, page):
     outcome = run(UPLOAD)
     assert outcome["result"]["status"] == "ready"
     assert outcome["waits"][0] == 7
+
+
+def test_a_fault_of_the_service_is_not_provoked_again(run, page):
+    answer = {"error": "internal_server_error", "message": "Internal error.", "request_id": "1"}
+    answer_first(page, "**/request-upload", status=500, json=answer)
+    error = run(UPLOAD)["error"]
+    assert (error["code"], error["retryable"]) == ("internal_server_error", False)
 
 
 def test_an_object_that_the_store_does_not_show_yet_is_waited_for(run, page):
