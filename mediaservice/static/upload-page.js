@@ -96,6 +96,9 @@ function startNext() {
   }
 }
 
+/** Those that have a card. */
+const items = new Set();
+
 /** One image: a chosen file, a media of the service, or first one and then both. */
 class Item {
   constructor({ file = null, media = null }) {
@@ -109,6 +112,7 @@ class Item {
       onRetry: () => this.retry(),
       onDelete: () => this.delete(),
     });
+    items.add(this);
   }
 
   /** Upload the file when it is its turn. */
@@ -233,12 +237,19 @@ class Item {
   leave(word) {
     const next = this.card.element.nextElementSibling ?? this.card.element.previousElementSibling;
     const hadFocus = this.card.element.contains(document.activeElement);
-    this.card.remove();
+    this.remove();
     announce(`${this.name} is ${word}.`);
     showWhetherEmpty();
     if (hadFocus) {
       (next ?? byId("files")).focus();
     }
+  }
+
+  /** Take the card away, and do not ask about its image any more. */
+  remove() {
+    this.controller.abort();
+    items.delete(this);
+    this.card.remove();
   }
 }
 
@@ -281,9 +292,9 @@ function unreadable(error) {
 }
 
 function addFiles(files) {
-  const items = Array.from(files, (file) => new Item({ file }));
-  images.prepend(...items.map(({ card }) => card.element));
-  items.forEach((item) => item.enqueue());
+  const added = Array.from(files, (file) => new Item({ file }));
+  images.prepend(...added.map(({ card }) => card.element));
+  added.forEach((item) => item.enqueue());
   showWhetherEmpty();
 }
 
@@ -297,16 +308,16 @@ let showing = 0;
 async function showEarlier() {
   showing += 1;
   const turn = showing;
-  images.querySelectorAll("[data-earlier]").forEach((card) => card.remove());
+  [...items].filter(({ file }) => file === null).forEach((item) => item.remove());
   byId("notice").hidden = true;
   showWhetherEmpty();
   if (Object.keys(callerHeaders()).length === 0) {
     return;
   }
   try {
-    const { items } = await listMedia({ ...client, query: { limit: SHOWN_AT_START } });
+    const listed = await listMedia({ ...client, query: { limit: SHOWN_AT_START } });
     if (turn === showing) {
-      items.filter(({ status }) => status !== "pending").forEach(showOne);
+      listed.items.filter(isEarlier).forEach(showOne);
     }
   } catch (error) {
     const { what, todo } = explain(error);
@@ -316,9 +327,12 @@ async function showEarlier() {
   showWhetherEmpty();
 }
 
+function isEarlier({ id, status }) {
+  return status !== "pending" && ![...items].some(({ mediaId }) => mediaId === id);
+}
+
 function showOne(media) {
   const item = new Item({ media });
-  item.card.element.dataset.earlier = "";
   images.append(item.card.element);
   item.controller = new AbortController();
   if (media.status === "ready") {

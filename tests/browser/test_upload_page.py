@@ -47,6 +47,12 @@ def lose(page: Page, url: str) -> None:
     page.route(url, lambda route: route.abort("internetdisconnected"))
 
 
+def tell_of_an_earlier_time(route: Route) -> None:
+    """Tell of the images as they were when they were being processed."""
+    listed = route.fetch().json()
+    route.fulfill(json={"items": [{**item, "status": "processing"} for item in listed["items"]]})
+
+
 def test_several_images_become_ready_with_their_variants(page):
     page.goto("/")
     expect(page.get_by_text("Your images will appear here")).to_be_visible()
@@ -174,11 +180,6 @@ def test_an_earlier_image_is_followed_again_after_a_lost_connection(page):
     page.goto("/")
     choose(page, picture("one.jpg"))
     expect(page.get_by_text("Ready", exact=True)).to_be_visible()
-
-    def tell_of_an_earlier_time(route: Route) -> None:
-        listed = route.fetch().json()
-        listed["items"][0]["status"] = "processing"
-        route.fulfill(json=listed)
 
     page.route("**/api/media?*", tell_of_an_earlier_time)
     lose(page, "**/status")
@@ -340,6 +341,33 @@ def test_a_reload_shows_what_was_uploaded_and_another_user_does_not(page):
     assert page.get_by_label("User id").input_value() == user
     page.get_by_role("button", name="New user").click()
     expect(page.get_by_role("listitem")).to_have_count(0)
+
+
+def test_an_image_has_one_card_whoever_comes_and_goes(page):
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    user = page.get_by_label("User id").input_value()
+    page.get_by_role("button", name="New user").click()
+    with page.expect_response("**/api/media?*"):
+        page.get_by_label("User id").fill(user)
+        page.get_by_label("User id").press("Enter")
+    expect(page.get_by_role("listitem")).to_have_count(1)
+
+
+def test_an_image_of_another_user_is_not_asked_about_any_more(page):
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    expect(page.get_by_text("Ready", exact=True)).to_be_visible()
+    page.route("**/api/media?*", tell_of_an_earlier_time)
+    held = hold(page, re.compile("/status$"))
+    page.reload()
+    expect(page.get_by_text("Processing", exact=True)).to_be_visible()
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/status")):
+        page.get_by_role("button", name="New user").click()
+    expect(page.get_by_role("listitem")).to_have_count(0)
+    expect(page.get_by_role("status")).to_be_empty()
+    assert len(held) == 1
 
 
 def test_the_whole_way_goes_by_keyboard(page):
