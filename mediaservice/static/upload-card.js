@@ -11,11 +11,15 @@ import { STATE_WORDS, explain, formatBytes, formatSaving, formatType } from "./u
 const COPIED_SHOWN_MS = 2000;
 const CARD_PICTURE_WIDTH = 640;
 
-/** A card in the list; `onCancel`, `onRetry`, `onDelete` are called for the buttons of these names. */
+/**
+ * A card in the list; `onCancel`, `onRetry`, `onDelete` are called for the buttons of these names,
+ * `announce` with what only people who see the card would know.
+ */
 export class Card {
-  constructor(template, name, { onCancel, onRetry, onDelete }) {
+  constructor(template, name, { onCancel, onRetry, onDelete, announce }) {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.name = name;
+    this.announce = announce;
     this.preview = null;
     this.part("name").textContent = name;
     this.part("progress").setAttribute("aria-label", `Upload of ${name}`);
@@ -150,6 +154,7 @@ export class Card {
     } catch {
       button.textContent = "Not allowed by the browser";
     }
+    this.announce(`${button.textContent}: ${this.name}`);
     setTimeout(() => (button.textContent = "Copy link"), COPIED_SHOWN_MS);
   }
 

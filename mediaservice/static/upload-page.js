@@ -111,6 +111,7 @@ class Item {
       onCancel: () => this.cancel(),
       onRetry: () => this.retry(),
       onDelete: () => this.delete(),
+      announce,
     });
     items.add(this);
   }

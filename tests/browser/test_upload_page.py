@@ -291,6 +291,18 @@ def test_a_cancel_that_does_not_reach_the_service_is_told_and_can_be_made_up_for
     expect(running).to_be_hidden()
 
 
+@pytest.mark.parametrize(
+    ("permissions", "words"),
+    [(["clipboard-write"], "Copied"), ([], "Not allowed by the browser")],
+)
+def test_whether_a_link_was_copied_is_said_too(page, context, permissions, words):
+    context.grant_permissions(permissions)
+    page.goto("/")
+    choose(page, picture("one.jpg"))
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("status")).to_have_text(f"{words}: one.jpg")
+
+
 def test_a_ready_image_is_deleted_after_a_question(page, site):
     page.goto("/")
     choose(page, picture("one.jpg"))
