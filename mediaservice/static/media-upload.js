@@ -42,7 +42,8 @@ const TRANSIENT_STORE_STATUSES = new Set([...TRANSIENT_STATUSES, 409, 500]);
  * Why something failed.
  *
  * - `code`: stable, for programs: the service's `error`, a media's `error.code`, or one of this
- *   module's own: `network_error`, `store_unreachable`, `upload_refused`, `unexpected_response`.
+ *   module's own: `file_unreadable`, `network_error`, `store_unreachable`, `upload_refused`,
+ *   `unexpected_response`.
  * - `message`: a sentence for people.
  * - `retryable`: whether the same call may succeed later.
  * - `status`: the HTTP status, if there was an answer. `retryAfterSeconds`: when to come back.
@@ -284,14 +285,22 @@ export function failureOf(media) {
  * the service goes by the bytes.
  */
 export async function guessContentType(file) {
-  const header = new Uint8Array(await file.slice(0, HEADER_BYTES).arrayBuffer());
+  const header = new Uint8Array(await read(file.slice(0, HEADER_BYTES)));
   return sniff(header) ?? (file.type || TYPE_BY_EXTENSION[extension(file.name)] || UNKNOWN_TYPE);
 }
 
 /** Return the SHA-256 of a file in base64, as the store wants it. */
 export async function sha256(file) {
-  const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
+  const digest = await crypto.subtle.digest("SHA-256", await read(file));
   return btoa(String.fromCharCode(...new Uint8Array(digest)));
+}
+
+async function read(blob) {
+  try {
+    return await blob.arrayBuffer();
+  } catch {
+    throw new UploadError("file_unreadable", "The file cannot be read.");
+  }
 }
 
 const UNKNOWN_TYPE = "application/octet-stream";

@@ -164,8 +164,7 @@ class Item {
     }
   }
 
-  fail(error, { canRetry = true } = {}) {
-    const failure = error instanceof UploadError ? error : unreadable(error);
+  fail(failure, { canRetry = true } = {}) {
     this.again = nextTry(failure, this.again);
     const isPossible = this.again !== "upload" || this.file !== null;
     const words = this.card.showFailure(failure, {
@@ -285,11 +284,6 @@ function passIfGone(error) {
 /** A media has no name: people know their pictures by sight and by time. */
 function nameOf(media) {
   return `Image of ${new Date(media.created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`;
-}
-
-/** Whatever else was thrown came from reading the file. */
-function unreadable(error) {
-  return new UploadError("file_unreadable", String(error));
 }
 
 function addFiles(files) {

@@ -281,6 +281,17 @@ def test_a_refusal_comes_with_code_facts_and_request_id(run):
     assert error["requestId"]
 
 
+@pytest.mark.parametrize("call", ["upload(chosen.files[0], options)", "sha256(chosen.files[0])"])
+def test_a_file_that_was_deleted_meanwhile_is_told_as_unreadable(run, page, tmp_path, call):
+    picture = tmp_path / "one.jpg"
+    picture.write_bytes(jpeg())
+    page.evaluate("document.body.innerHTML = '<input id=chosen type=file>'")
+    page.locator("#chosen").set_input_files(picture)
+    picture.unlink()
+    error = run(f"return media.{call};")["error"]
+    assert (error["name"], error["code"]) == ("UploadError", "file_unreadable")
+
+
 def test_a_failed_processing_rejects_with_the_workers_reason(run):
     outcome = run(UPLOAD, jpeg(800, 600)[:400] + bytes(4000))
     assert outcome["error"]["code"] == "corrupt_image"
