@@ -66,6 +66,7 @@ class Stack:
         self._parts = ExitStack()
         self._secret = secrets.token_hex(32)
         self._headers: dict[UUID, dict[str, str]] = {}
+        self._connections: list[psycopg.Connection[Any]] = []
         self.callers = [uuid4() for _ in range(CALLERS)]
 
     def __enter__(self) -> Self:
@@ -114,7 +115,7 @@ class Stack:
     def create_database(self, name: str) -> Database:
         """Make a database with the table in it; its connection is closed with the stack."""
         database = Database(self.postgresql, name)
-        self._parts.enter_context(database.connection)
+        self._connections.append(self._parts.enter_context(database.connection))
         return database
 
     def headers_of(self, caller: UUID) -> dict[str, str]:
@@ -214,8 +215,15 @@ class Stack:
         return process
 
     def meter(self, pids: list[int], work: Callable[[], tuple[int, float]]) -> Cost:
-        """Return what work, which returns operations and seconds, costs processes and servers."""
-        servers = {name: family(server.pid) for name, server in self.servers.items()}
+        """Return what work, which returns operations and seconds, costs processes and servers.
+
+        What the stack's own connections ask of PostgreSQL is left out.
+        """
+        own = {connection.info.backend_pid for connection in self._connections}
+        servers = {
+            name: [pid for pid in family(server.pid) if pid not in own]
+            for name, server in self.servers.items()
+        }
         before = {name: cpu_seconds(members) for name, members in servers.items()}
         wal, cpu = self._wal_position(), cpu_seconds(pids)
         operations, seconds = work()
