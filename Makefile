@@ -39,7 +39,7 @@ bench: venv ## Measure it all beside references (ROWS=10000 PHOTOS=folder ARGS=-
 	@scripts/make-venv requirements-bench.txt
 	@VENV=var/deployed scripts/make-venv requirements.txt requirements-worker.txt
 	@scripts/install-test-services
-	$(python) -m benchmarks --python var/deployed/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos $(PHOTOS)) $(ARGS)
+	$(python) -m benchmarks --python var/deployed/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style and types

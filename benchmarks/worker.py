@@ -18,7 +18,7 @@ from benchmarks.load import Load, LoadError
 from benchmarks.measure import Cost, Costs, family, take_turns
 from benchmarks.options import Options
 from benchmarks.photos import CONTENT_TYPES, load_photos
-from benchmarks.references.pixels import SIDES
+from benchmarks.references.pixels import SIDES, original_of
 from benchmarks.report import Figure
 from benchmarks.similarity import structural_similarity
 from benchmarks.stack import MEASURED_CORES, Database, Stack, on_cores
@@ -189,10 +189,9 @@ def _bytes_figure(ours: Path, reference: Path) -> Figure:
 
 def _similarity_figure(ours: Path, reference: Path, photos: Mapping[str, bytes]) -> Figure:
     """Return how much SSIM any of our renditions loses at most, against the same by libvips."""
-    originals = {Path(name).stem: photo for name, photo in photos.items()}
     of_ours, losses = [], []
     for path in sorted(ours.iterdir()):
-        original = originals[path.name.split(".")[0]]
+        original = photos[original_of(path)]
         of_ours.append(structural_similarity(path.read_bytes(), original))
         theirs = structural_similarity((reference / path.name).read_bytes(), original)
         losses.append(theirs - of_ours[-1])

@@ -10,6 +10,7 @@ from benchmarks.load import request
 from benchmarks.measure import Cost, take_turns
 from benchmarks.photos import load_photos, make_photo
 from benchmarks.publish import DOCUMENT, RESULTS, SCALE, main, render
+from benchmarks.references import pixels
 from benchmarks.report import Figure, Report, markdown_table, number, text_table
 from benchmarks.rows import sample_owners
 from benchmarks.scale import RATES, render_scale
@@ -198,6 +199,17 @@ def test_made_up_photos_are_the_same_each_time_and_real_ones_are_taken_from_thei
 def test_a_folder_without_photos_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_photos(tmp_path)
+
+
+def test_renditions_are_told_by_the_whole_name_of_their_original(tmp_path):
+    originals, renditions = tmp_path / "originals", tmp_path / "renditions"
+    names = {"same.jpg", "same.jpeg", "IMG.2024.jpg"}
+    for folder in (originals, renditions):
+        folder.mkdir()
+    for name in names:
+        (originals / name).write_bytes(make_photo(320, 240))
+    pixels.main("vips", originals, renditions)
+    assert {pixels.original_of(path) for path in renditions.iterdir()} == names
 
 
 def test_owners_are_drawn_without_repeats_from_those_there_are():

@@ -76,9 +76,15 @@ SIDES: Final[dict[str, Callable[[bytes], Renditions]]] = {
 }
 
 
+def original_of(rendition: Path) -> str:
+    """Return the name of the original that a rendition was made from."""
+    original, _width, _webp = rendition.name.rsplit(".", 2)
+    return original
+
+
 def main(side: str, originals: Path, renditions: Path) -> None:
     """Render everything once to warm up and once for the clock."""
-    photos = {path.stem: path.read_bytes() for path in sorted(originals.iterdir())}
+    photos = {path.name: path.read_bytes() for path in sorted(originals.iterdir())}
     for name, original in photos.items():
         for width, data in SIDES[side](original):
             (renditions / f"{name}.{width}.webp").write_bytes(data)
