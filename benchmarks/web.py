@@ -113,7 +113,7 @@ def web(options: Options, stack: Stack) -> list[Figure]:
         "FastAPI": uploading(peer, peer_database),
         "status": reading("/api/media/{id}/status"),
         "get": reading("/api/media/{id}"),
-        "list": reading("/api/media?limit=20"),
+        "list": reading("/api/media?status=ready&limit=20"),
         "complete": completing,
     }
     for side in (service, floor, peer):
