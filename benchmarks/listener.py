@@ -26,6 +26,7 @@ from benchmarks.rows import VARIANTS, insert_media
 from benchmarks.stack import Database, Stack
 from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import Process, wait_until
+from devstack.roles import LISTENER
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.listener import DISPATCH_BATCH, RESULT_BATCH, RESULT_PREFETCH
 from mediaservice.messages import ProcessedResult, Variant, encode
@@ -42,7 +43,7 @@ _DISPATCHES: Final = "dispatches"
 def listener(options: Options, stack: Stack) -> list[Figure]:
     """Measure results and dispatches beside plain pika, then the wait for a job while idle."""
     database = stack.create_database("listener")
-    process = stack.start_role("listener", stack.environ(database), "worker_listener.py")
+    process = stack.start_role("listener", LISTENER, stack.environ(database))
     with open_channel(stack) as channel:
         raw_amqp.declare(channel)
         sides = ListenerTurns(options.messages, stack, database, process, channel)

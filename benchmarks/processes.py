@@ -19,6 +19,7 @@ from benchmarks.report import Figure
 from benchmarks.stack import Stack, Web
 from benchmarks.web import CONNECTIONS, upload_requests
 from benchmarks.worker import Pipeline
+from devstack.roles import LISTENER
 
 WORKERS: Final = 2
 MESSAGES: Final = 2_000
@@ -85,7 +86,7 @@ def _run_web(stack: Stack, name: str) -> _Run:
 def _run_listener(stack: Stack, name: str) -> _Run:
     database = stack.create_database(name)
     environ = stack.environ(database)
-    process, seconds = _timed(lambda: stack.start_role(name, environ, "worker_listener.py"))
+    process, seconds = _timed(lambda: stack.start_role(name, LISTENER, environ))
     cpu = cpu_seconds([process.pid])
     with open_channel(stack) as channel:
         turns = ListenerTurns(MESSAGES, stack, database, process, channel)

@@ -8,7 +8,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
+from devstack.roles import GUNICORN, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.broker.connection import create_topology
@@ -165,54 +166,38 @@ class Stack:
         self, name: str, module: str, environ: dict[str, str], *, workers: int = SYNC_WORKERS
     ) -> "Web":
         """Start a WSGI application under gunicorn with the service's configuration."""
-        command = [self._python, "-m", "gunicorn", "--config", "config/gunicorn.py", module]
         port = find_free_ports()
         variables = {"HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": str(workers)}
-        return self._start_web(name, command, environ | variables, port)
+        return self._start_web(name, (*GUNICORN, module), environ | variables, port)
 
     def start_uvicorn(self, name: str, module: str, environ: dict[str, str]) -> "Web":
         """Start an ASGI application under uvicorn, with what makes it fastest."""
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
         port = find_free_ports()
-        command = [sys.executable, "-m", "uvicorn", *options, "--workers", str(ASYNC_WORKERS)]
-        return self._start_web(name, [*command, "--port", str(port), module], environ, port)
+        arguments = ["-m", "uvicorn", *options, "--workers", str(ASYNC_WORKERS)]
+        arguments += ["--port", str(port), module]
+        return self._start_web(name, arguments, environ, port, python=sys.executable)
 
     def start_role(
         self,
         name: str,
+        arguments: Sequence[str],
         environ: dict[str, str],
-        *arguments: str,
-        cores: tuple[int, ...] = MEASURED_CORES,
-    ) -> Process:
-        """Start a process without a port: ready when it has logged that it has started."""
-        log_path = self._directory / f"{name}.log"
-        command = [self._python, *arguments]
-
-        def is_ready() -> bool:
-            return b"_started" in log_path.read_bytes()
-
-        return self.start(name, command, environ, is_ready, cores=cores)
-
-    def start(
-        self,
-        name: str,
-        command: list[str],
-        environ: dict[str, str],
-        is_ready: Callable[[], bool],
         *,
+        python: str | None = None,
         cores: tuple[int, ...] = MEASURED_CORES,
+        is_ready: Callable[[], bool] | None = None,
     ) -> Process:
         """Start a process on the measured cores; it ends with the stack."""
-        process = Process(
+        role = Role(
             name,
-            on_cores(cores, command),
-            log_path=self._directory / f"{name}.log",
+            arguments,
+            directory=self._directory,
             environ=environ,
-            cwd=PROJECT,
             is_ready=is_ready,
+            python=on_cores(cores, [python or self._python]),
         )
-        self._parts.enter_context(process)
-        return process
+        return self._parts.enter_context(role)
 
     def meter(self, pids: list[int], work: Callable[[], tuple[int, float]]) -> Cost:
         """Return what work, which returns operations and seconds, costs processes and servers.
@@ -255,9 +240,17 @@ class Stack:
         return int(found[0])
 
     def _start_web(
-        self, name: str, command: list[str], environ: dict[str, str], port: int
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environ: dict[str, str],
+        port: int,
+        *,
+        python: str | None = None,
     ) -> "Web":
-        process = self.start(name, command, environ, lambda: is_listening(port))
+        process = self.start_role(
+            name, arguments, environ, python=python, is_ready=lambda: is_listening(port)
+        )
         return Web(self, process, port)
 
 

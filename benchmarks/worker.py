@@ -24,6 +24,7 @@ from benchmarks.similarity import structural_similarity
 from benchmarks.stack import MEASURED_CORES, Database, Stack, on_cores
 from benchmarks.web import complete_requests, insert_uploads
 from devstack.process import wait_until
+from devstack.roles import LISTENER, WORKER
 from mediaservice import PROJECT
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
 from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode, public_prefix
@@ -86,7 +87,7 @@ class Pipeline:
 
     def __init__(self, stack: Stack, name: str, environ: dict[str, str]) -> None:
         self._stack = stack
-        self.process = stack.start_role(name, environ, "-m", "mediaworker", cores=CORE)
+        self.process = stack.start_role(name, WORKER, environ, cores=CORE)
         self._stored: list[_Stored] = []
 
     def store(self, photos: Mapping[str, bytes]) -> None:
@@ -140,7 +141,7 @@ def _waits_until_ready(samples: int, stack: Stack, database: Database, photo: by
     The worker must be running, and nothing else taking jobs or answers.
     """
     web = stack.start_service("ready-web", database, workers=1)
-    listener = stack.start_role("ready-listener", stack.environ(database), "worker_listener.py")
+    listener = stack.start_role("ready-listener", LISTENER, stack.environ(database))
     media = insert_uploads(stack, database, photo, count=samples)
     taken = (
         "SELECT extract(epoch FROM processed_at - processing_requested_at)::float "

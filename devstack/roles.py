@@ -8,13 +8,14 @@ from typing import Final
 from devstack.process import Process
 from mediaservice import PROJECT
 
-WEB: Final = ("-m", "gunicorn", "--config", "config/gunicorn.py", "app:app")
+GUNICORN: Final = ("-m", "gunicorn", "--config", "config/gunicorn.py")
+WEB: Final = (*GUNICORN, "app:app")
 LISTENER: Final = ("worker_listener.py",)
 WORKER: Final = ("-m", "mediaworker")
 
 
 class Role(Process):
-    """One of them, run by this Python, with its log in `directory`.
+    """One of them, run by this Python unless given another, with its log in `directory`.
 
     Unless told by `is_ready` it is ready when it has logged, since its start, that it has started.
     """
@@ -27,10 +28,11 @@ class Role(Process):
         directory: Path,
         environ: Mapping[str, str],
         is_ready: Callable[[], bool] | None = None,
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
         super().__init__(
             name,
-            [sys.executable, *arguments],
+            [*python, *arguments],
             log_path=directory / f"{name}.log",
             environ=environ,
             cwd=PROJECT,
