@@ -4,7 +4,6 @@ SHELL := /bin/sh
 python := .venv/bin/python
 # A process for each core; each starts servers of its own, so that more would want much memory.
 pytest := $(python) -m pytest --numprocesses $(shell nproc) --maxprocesses 4 --dist worksteal
-code := app.py worker_listener.py benchmarks config devstack docgen mediaservice mediaworker migrations tests
 
 .PHONY: help
 help: ## Show this list
