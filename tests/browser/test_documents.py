@@ -9,7 +9,7 @@ import pytest
 import requests
 from playwright.sync_api import expect
 
-from devstack.process import Process, find_free_ports
+from devstack.process import Process, answers, find_free_ports
 from mediaservice import PROJECT
 from tests.browser.backend import GATEWAY_TOKEN
 from tests.builders import jpeg
@@ -34,12 +34,6 @@ def web_app(sites, page, tmp_path):
     url = f"http://127.0.0.1:{port}"
     site.storage.create_buckets((url,))
 
-    def is_ready() -> bool:
-        try:
-            return requests.get(url, timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
-
     process = Process(
         "bff",
         [sys.executable, "-m", "flask", "--app", "bff", "run", "--port", str(port)],
@@ -52,7 +46,7 @@ def web_app(sites, page, tmp_path):
             "SESSION_KEY": secrets.token_hex(32),
         },
         cwd=tmp_path,
-        is_ready=is_ready,
+        is_ready=lambda: answers(url),
     )
     with process:
         yield url
