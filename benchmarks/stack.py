@@ -145,11 +145,7 @@ class Stack:
             "JWT_SECRET": self._secret,
             "DATABASE_URL": database.url,
             "BROKER_URL": self.rabbitmq.url,
-            "S3_ENDPOINT": self.store.endpoint,
-            "S3_ACCESS_KEY_ID": self.store.access_key,
-            "S3_SECRET_ACCESS_KEY": self.store.secret_key,
-            "S3_RAW_BUCKET": self.store.raw_bucket,
-            "S3_PUBLIC_BUCKET": self.store.public_bucket,
+            **self.store.variables,
             "CDN_BASE_URL": "https://cdn.example.com",
             **variables,
         }

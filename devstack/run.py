@@ -166,12 +166,7 @@ def environment(store: SeaweedFS, port: int) -> dict[str, str]:
         "AUTH_MODE": "development",
         "DATABASE_URL": f"sqlite:///{DATA / 'media.sqlite'}",
         "BROKER_URL": "inline:",
-        "S3_ENDPOINT": store.endpoint,
-        "S3_ACCESS_KEY_ID": store.access_key,
-        "S3_SECRET_ACCESS_KEY": store.secret_key,
-        "S3_RAW_BUCKET": store.raw_bucket,
-        "S3_PUBLIC_BUCKET": store.public_bucket,
-        "CDN_BASE_URL": f"{store.endpoint}/{store.public_bucket}",
+        **store.variables,
         "WEB_ORIGINS": ",".join(filter(None, origins)),
         "PORT": str(port),
     }

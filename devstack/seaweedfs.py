@@ -51,6 +51,18 @@ class SeaweedFS(Process):
             is_ready=self._takes_objects,
         )
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables that lead to it, which is its own CDN."""
+        return {
+            "S3_ENDPOINT": self.endpoint,
+            "S3_ACCESS_KEY_ID": self.access_key,
+            "S3_SECRET_ACCESS_KEY": self.secret_key,
+            "S3_RAW_BUCKET": self.raw_bucket,
+            "S3_PUBLIC_BUCKET": self.public_bucket,
+            "CDN_BASE_URL": f"{self.endpoint}/{self.public_bucket}",
+        }
+
     def start(self, *, wait: bool = True) -> None:
         """Start the server, over what a crash left of the last one."""
         self._remove_sockets()

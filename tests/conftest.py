@@ -37,7 +37,7 @@ from tests.builders import environment
 from tests.chaos.proxy import Proxy
 from tests.queues import QUEUES
 from tests.service import Service
-from tests.world import SETTINGS, World, store_environment
+from tests.world import SETTINGS, World
 
 SHAPE = """
     SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
@@ -287,7 +287,7 @@ def database_url(postgresql_url: str) -> str:
 @pytest.fixture
 def store_environ(seaweedfs: SeaweedFS) -> dict[str, str]:
     """The variables of the store of worlds; a test module may choose `own_store_environ`."""
-    return store_environment(seaweedfs)
+    return seaweedfs.variables
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def own_store_environ(
     seaweedfs: SeaweedFS, module_buckets: dict[str, str], store_client: Any
 ) -> Iterator[dict[str, str]]:
     """The variables of a store with nothing in it, for what looks at all there is."""
-    yield {**store_environment(seaweedfs), **module_buckets}
+    yield {**seaweedfs.variables, **module_buckets}
     for name in module_buckets.values():
         empty_bucket(store_client, name)
 

@@ -21,7 +21,6 @@ from devstack.roles import LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
-from tests.world import store_environment
 
 FINAL = ("ready", "failed")
 
@@ -60,12 +59,9 @@ class Service:
             "GATEWAY_TOKEN": self._token,
             "DATABASE_URL": f"postgresql://media:media@{server}/{database}",
             "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/",
-            **store_environment(seaweedfs),
+            **seaweedfs.variables,
             "S3_ENDPOINT": f"http://127.0.0.1:{self.to_store.port}",
             "S3_PUBLIC_ENDPOINT": seaweedfs.endpoint,
-            "S3_RAW_BUCKET": "raw",
-            "S3_PUBLIC_BUCKET": "public",
-            "CDN_BASE_URL": f"{seaweedfs.endpoint}/public",
             "RETRY_BACKOFF_SECONDS": "1",
             "HOST": "127.0.0.1",
             "PORT": str(self._port),

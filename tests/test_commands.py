@@ -33,7 +33,7 @@ from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
 from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
-from tests.world import SETTINGS, World, store_environment
+from tests.world import SETTINGS, World
 
 COMMANDS = (
     ["init"],
@@ -657,7 +657,7 @@ def service(seaweedfs, store_client, make_buckets, make_sqlite_url, tmp_path_fac
     port, directory = find_free_ports(), tmp_path_factory.mktemp("service")
     with make_buckets() as buckets:
         variables = environment(DATABASE_URL=make_sqlite_url(), POLL_SECONDS="0.2")
-        variables |= {**store_environment(seaweedfs), **buckets, **SETTINGS}
+        variables |= {**seaweedfs.variables, **buckets, **SETTINGS}
         world = World(variables, store_client)
         world.storage.create_buckets(())
         world.url = f"http://127.0.0.1:{port}"

@@ -19,7 +19,6 @@ from mediaservice.broker import PROCESS_QUEUE
 from mediaservice.broker.connection import create_topology
 from mediaservice.doctor import Verdict, examine_service
 from tests.builders import ORIGIN
-from tests.world import store_environment
 
 OTHER_ORIGIN = "https://admin.example.com"
 
@@ -82,8 +81,8 @@ def make_patient(environ, tmp_path, seaweedfs, buckets):
                     **environ,
                     "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}",
                     "WEB_ORIGINS": f"{ORIGIN},{OTHER_ORIGIN}",
+                    **seaweedfs.variables,
                     "CDN_BASE_URL": cdn_base_url,
-                    **store_environment(seaweedfs),
                     **buckets,
                     **variables,
                 }
@@ -252,7 +251,7 @@ def test_a_store_that_cannot_be_reached_is_one_fault_and_the_rest_is_skipped(
     environ, seaweedfs, tmp_path, fault
 ):
     database = {"DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}"}
-    patient = Patient({**environ, **store_environment(seaweedfs), **database, **fault})
+    patient = Patient({**environ, **seaweedfs.variables, **database, **fault})
     patient.migrate()
     patient.examine()
     patient.close()

@@ -23,7 +23,6 @@ from mediaservice.storage import Storage
 from tests.builders import environment, jpeg
 from tests.queues import QUEUES
 from tests.service import measured
-from tests.world import store_environment
 
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
 GATEWAY_TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
@@ -178,7 +177,7 @@ def running_deployment(make_database, rabbitmq, seaweedfs, collector, tmp_path_f
             channel.queue_purge(queue)
     variables = {
         **environment(),
-        **store_environment(seaweedfs),
+        **seaweedfs.variables,
         "PATH": os.environ["PATH"],
         "HOST": "127.0.0.1",
         "APP_ENV": "production",

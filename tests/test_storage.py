@@ -28,15 +28,7 @@ BODY = b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8
 @pytest.fixture
 def make_storage(environ, seaweedfs):
     def make(*, presign_endpoint=None, **variables):
-        settings = Settings.from_environ(
-            {
-                **environ,
-                "S3_ENDPOINT": seaweedfs.endpoint,
-                "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-                "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
-                **variables,
-            }
-        )
+        settings = Settings.from_environ({**environ, **seaweedfs.variables, **variables})
         return Storage(settings, presign_endpoint=presign_endpoint)
 
     return make

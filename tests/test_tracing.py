@@ -18,7 +18,6 @@ from mediaservice.models import Media
 from mediaservice.tracing import MessageSpan, current_traceparent, set_up_tracing
 from mediaworker.consumer import Consumer
 from tests.builders import environment, jpeg, worker_settings
-from tests.world import store_environment
 
 ALICE = {"X-User-ID": str(uuid4())}
 INCOMING = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -37,7 +36,7 @@ def make_app(environ, seaweedfs):
     made = []
 
     def make():
-        variables = {**environ, **store_environment(seaweedfs)}
+        variables = {**environ, **seaweedfs.variables}
         made.append(create_app(Settings.from_environ(variables)))
         return made[-1]
 

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 import uuid_utils.compat
 
 from config.settings import Settings
-from devstack.seaweedfs import SeaweedFS
 from mediaservice.database import create_database_engine, now_plus
 from mediaservice.lifecycle import (
     Claim,
@@ -54,15 +53,6 @@ SETTINGS = {
     "MAX_ATTEMPTS": "3",
     "FAILED_RETENTION_DAYS": "7",
 }
-
-
-def store_environment(seaweedfs: SeaweedFS) -> dict[str, str]:
-    """Return the variables that lead to a running SeaweedFS."""
-    return {
-        "S3_ENDPOINT": seaweedfs.endpoint,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
-    }
 
 
 class World:

@@ -75,14 +75,11 @@ def _start(directory: Path, store: SeaweedFS, parts: ExitStack, **variables: str
     url = f"http://127.0.0.1:{port}"
     variables = {"DATABASE_URL": f"sqlite:///{directory / 'media.sqlite'}", **variables}
     environ = environment(
-        S3_ENDPOINT=store.endpoint,
-        S3_ACCESS_KEY_ID=store.access_key,
-        S3_SECRET_ACCESS_KEY=store.secret_key,
-        CDN_BASE_URL=f"{store.endpoint}/{store.public_bucket}",
         WEB_ORIGINS=url,
         PORT=str(port),
         POLL_SECONDS="0.2",  # sites stay until the end, and each look takes time from other tests
         WEB_CONCURRENCY="1",
+        **store.variables,
         **variables,
     )
     settings = Settings.from_environ(environ)

@@ -36,9 +36,7 @@ def node_worker(example, service, tmp_path):
     environ = {
         "PATH": os.environ["PATH"],
         "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{service.to_rabbitmq.port}/",
-        "S3_ENDPOINT": service.store.endpoint,
-        "S3_ACCESS_KEY_ID": service.store.access_key,
-        "S3_SECRET_ACCESS_KEY": service.store.secret_key,
+        **service.store.variables,
     }
     worker = Process(
         "worker-node",

@@ -16,7 +16,6 @@ from tests.builders import production, settings
 from tests.security.service import Service, Web
 from tests.security.tokens import SECRET
 from tests.service import measured
-from tests.world import store_environment
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def module_environ(
             "AUTH_MODE": "jwt",
             "JWT_SECRET": SECRET,
             "DATABASE_URL": database_url,
-            **store_environment(seaweedfs),
+            **seaweedfs.variables,
             "S3_RAW_BUCKET": f"raw-{name}",
             "S3_PUBLIC_BUCKET": f"public-{name}",
         }
@@ -88,7 +87,7 @@ def web(
         "PATH": os.environ["PATH"],
         **measured(),
         "JWT_SECRET": SECRET,
-        **store_environment(seaweedfs),
+        **seaweedfs.variables,
     }
     directory = tmp_path_factory.mktemp("web")
     with (

@@ -51,9 +51,7 @@ def environ(known, seaweedfs, postgresql, rabbitmq, amqp) -> Iterator[dict[str, 
         "DATABASE_URL": f"postgresql://{role}:{known['DATABASE']}"
         f"@127.0.0.1:{postgresql.port}/{database}",
         "BROKER_URL": rabbitmq.url,
-        "S3_ENDPOINT": seaweedfs.endpoint,
-        "S3_ACCESS_KEY_ID": seaweedfs.access_key,
-        "S3_SECRET_ACCESS_KEY": seaweedfs.secret_key,
+        **seaweedfs.variables,
     }
     with postgresql.connect() as connection:
         connection.execute(f"DROP DATABASE {database} WITH (FORCE)")

@@ -35,14 +35,7 @@ from tests.builders import jpeg, process_request, worker_settings
 @pytest.fixture
 def make_storage(seaweedfs):
     def make(**variables):
-        return Storage(
-            worker_settings(
-                S3_ENDPOINT=seaweedfs.endpoint,
-                S3_ACCESS_KEY_ID=seaweedfs.access_key,
-                S3_SECRET_ACCESS_KEY=seaweedfs.secret_key,
-                **variables,
-            )
-        )
+        return Storage(worker_settings(**{**seaweedfs.variables, **variables}))
 
     return make
 
