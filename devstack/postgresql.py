@@ -63,9 +63,10 @@ class PostgreSQL(Process):
             group=self._account.pw_gid if self._account else None,
         )
 
-    def url_of(self, database: str) -> str:
-        """Return the SQLAlchemy URL of one of the server's databases."""
-        return f"postgresql+psycopg://{_USER}:{_PASSWORD}@127.0.0.1:{self.port}/{database}"
+    def url_of(self, database: str, port: int | None = None) -> str:
+        """Return the SQLAlchemy URL of one of the server's databases; `port` may be a proxy's."""
+        address = f"127.0.0.1:{port or self.port}"
+        return f"postgresql+psycopg://{_USER}:{_PASSWORD}@{address}/{database}"
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[tuple[object, ...]]":
         """Return an autocommitting connection of the administrator."""

@@ -50,14 +50,13 @@ class Service:
         self.to_store = make_proxy(seaweedfs.port)
         self._token = secrets.token_hex(32)
         self._port = find_free_ports()
-        server = f"127.0.0.1:{self.to_postgresql.port}"
         self._environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(PROJECT),
             "APP_ENV": "production",
             "AUTH_MODE": "gateway",
             "GATEWAY_TOKEN": self._token,
-            "DATABASE_URL": f"postgresql://media:media@{server}/{database}",
+            "DATABASE_URL": postgresql.url_of(database, self.to_postgresql.port),
             "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/",
             **seaweedfs.variables,
             "S3_ENDPOINT": f"http://127.0.0.1:{self.to_store.port}",

@@ -103,7 +103,7 @@ class Stack:
             "APP_ENV": "production",
             "AUTH_MODE": "gateway",
             "GATEWAY_TOKEN": self.gateway_token,
-            "DATABASE_URL": f"postgresql://media:media@127.0.0.1:{ports['postgresql']}/postgres",
+            "DATABASE_URL": self.postgresql.url_of("postgres", ports["postgresql"]),
             "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{ports['rabbitmq']}/",
             **self.seaweedfs.variables,
             "S3_ENDPOINT": f"http://127.0.0.1:{ports['seaweedfs']}",
