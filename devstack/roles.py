@@ -12,6 +12,8 @@ GUNICORN: Final = ("-m", "gunicorn", "--config", "config/gunicorn.py")
 WEB: Final = (*GUNICORN, "app:app")
 LISTENER: Final = ("worker_listener.py",)
 WORKER: Final = ("-m", "mediaworker")
+# A command's own words come after it.
+FLASK: Final = ("-m", "flask", "--app", "app")
 
 
 class Role(Process):

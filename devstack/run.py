@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Final, NoReturn
 
 from devstack.process import Process, ServiceError, answers, are_free, is_listening, wait_until
-from devstack.roles import LISTENER, WEB, Role
+from devstack.roles import FLASK, LISTENER, WEB, Role
 from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS, find_port
 from mediaservice import PROJECT
 
@@ -99,7 +99,7 @@ def launch(parts: ExitStack, process: Process, stopping: threading.Event) -> Non
 
 def flask(environ: dict[str, str], stopping: threading.Event, *arguments: str) -> None:
     """Run a `flask` command to its end. Raises Stopped, and ServiceError if it fails."""
-    command = role("setup", ["-m", "flask", "--app", "app", *arguments], environ)
+    command = role("setup", [*FLASK, *arguments], environ)
     command.log_path.unlink(missing_ok=True)
     command.start(wait=False)
     wait_until(

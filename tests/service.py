@@ -17,7 +17,7 @@ import requests
 from devstack.postgresql import PostgreSQL
 from devstack.process import answers, find_free_ports, wait_until
 from devstack.rabbitmq import RabbitMQ
-from devstack.roles import LISTENER, WEB, WORKER, Role
+from devstack.roles import FLASK, LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
@@ -78,7 +78,7 @@ class Service:
         """Release and start every process."""
         for command in (("db", "upgrade"), ("media", "init")):
             subprocess.run(
-                [sys.executable, "-m", "flask", "--app", "app", *command],
+                [sys.executable, *FLASK, *command],
                 cwd=PROJECT,
                 env=self._environ,
                 check=True,

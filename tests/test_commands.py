@@ -16,7 +16,7 @@ import structlog
 
 from config.settings import Settings
 from devstack.process import answers, find_free_ports, wait_until
-from devstack.roles import LISTENER, WEB, Role
+from devstack.roles import FLASK, LISTENER, WEB, Role
 from mediaservice import PROJECT, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
@@ -202,7 +202,7 @@ def test_a_server_that_is_away_is_one_line_with_what_to_do(make_world, variables
 def test_the_real_command_ends_without_a_traceback(make_world):
     world = make_world(S3_ENDPOINT="http://127.0.0.1:9")
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app", "media", "audit", "--json"],
+        [sys.executable, *FLASK, "media", "audit", "--json"],
         cwd=PROJECT,
         env={"PATH": os.environ["PATH"], **measured(), **world.environ},
         capture_output=True,
@@ -806,7 +806,7 @@ def test_on_a_terminal_there_are_a_bar_and_colours(world):
     environ = {"PATH": os.environ["PATH"], "TERM": "xterm", **measured(), **world.environ}
     world.ready()
     done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "app", "media", "audit"],
+        [sys.executable, *FLASK, "media", "audit"],
         cwd=PROJECT,
         env=environ,
         stdout=theirs,

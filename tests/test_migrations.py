@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from config.settings import Settings
+from devstack.roles import FLASK
 from mediaservice import PROJECT, create_app
 from mediaservice.models import Media
 
@@ -137,7 +138,7 @@ def test_releases_that_start_together_migrate_once(app, environ, empty_database_
     """Each waits for the other's lock; without it one of them would fail on an existing table."""
     releases = [
         subprocess.Popen(
-            [sys.executable, "-m", "flask", "--app", "app", "db", "upgrade"],
+            [sys.executable, *FLASK, "db", "upgrade"],
             cwd=PROJECT,
             env={**os.environ, **environ, "DATABASE_URL": empty_database_url},
             stderr=subprocess.PIPE,

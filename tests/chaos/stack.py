@@ -10,7 +10,7 @@ from pathlib import Path
 from devstack.postgresql import PostgreSQL
 from devstack.process import Process, find_free_ports, is_listening
 from devstack.rabbitmq import RabbitMQ
-from devstack.roles import LISTENER, WEB, WORKER, Role
+from devstack.roles import FLASK, LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from tests.chaos.proxy import Proxy
@@ -121,17 +121,7 @@ class Stack:
     def audit(self) -> list[str]:
         """Return what the service's own audit has to report, besides its totals."""
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "flask",
-                "--app",
-                "app",
-                "media",
-                "audit",
-                "--min-age=0",
-                "--json",
-            ],
+            [sys.executable, *FLASK, "media", "audit", "--min-age=0", "--json"],
             cwd=PROJECT,
             env=self._environ,
             check=False,
@@ -143,7 +133,7 @@ class Stack:
 
     def _flask(self, *arguments: str) -> None:
         subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "app", *arguments],
+            [sys.executable, *FLASK, *arguments],
             cwd=PROJECT,
             env=self._environ,
             check=True,
