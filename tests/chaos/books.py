@@ -11,6 +11,8 @@ import pyvips
 from psycopg.rows import dict_row
 
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.errors import UPLOAD_EXPIRED, UPLOAD_FAILURES
+from mediaservice.messages import public_prefix
 from mediaservice.states import TRANSITIONS, Event
 from tests.chaos.bad_worker import POISON
 from tests.chaos.load import Upload
@@ -18,6 +20,10 @@ from tests.chaos.stack import Stack
 
 # Rows of failed media wait for days; everything else that is due at all is due within this.
 SOON = "1 hour"
+# Only these scenarios store bytes that are no image as declared, and only such end in these codes.
+BAD_SCENARIOS = {"damaged", "mismatched"}
+BAD_BYTES = {"unsupported_format", "corrupt_image", "image_too_large", *UPLOAD_FAILURES}
+BAD_BYTES -= {UPLOAD_EXPIRED.code}
 
 
 class Books:
@@ -74,9 +80,20 @@ class Books:
                 self.totals[f"failed ({row['error_code']})"] += 1
             else:
                 self.totals[row["status"]] += 1
+            if row:
+                self._check_outcome(upload, row)
             if upload.scenario == "normal" and not upload.notes:
                 self.totals["normal"] += 1
                 self.totals["normal and ready"] += bool(row and row["status"] == "ready")
+        if 2 * self.totals["normal and ready"] < self.totals["normal"]:
+            self._fault("fewer than half of the normal uploads are ready")
+
+    def _check_outcome(self, upload: Upload, row: dict[str, Any]) -> None:
+        is_bad = upload.scenario in BAD_SCENARIOS
+        if is_bad and row["status"] == "ready":
+            self._fault(f"bad bytes are ready: {upload}")
+        if not is_bad and row["status"] == "failed" and row["error_code"] in BAD_BYTES:
+            self._fault(f"good bytes are called bad: {upload} {row['error_code']}")
 
     def _check_row(self, row: dict[str, Any], raw: set[str], public: set[str]) -> None:
         if row["status"] in ("pending", "processing"):
@@ -99,7 +116,14 @@ class Books:
         owed_public = {
             key for row in rows.values() if row["public_key"] for key, _ in _named_objects(row)
         }
-        for key in (raw - owed_raw) | (public - owed_public):
+        # What an attempt stored before it failed goes when its media goes.
+        kept = tuple(
+            public_prefix(row["id"])
+            for row in rows.values()
+            if row["status"] == "failed" and row["raw_etag"]
+        )
+        left = {key for key in public if key.startswith(kept)}
+        for key in (raw - owed_raw) | (public - owed_public - left):
             self._fault(f"object without a row: {key}")
 
     def _check_history(self, history: list[dict[str, Any]]) -> None:
