@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
+from typing import Self
 
 from devstack.process import Process
 from tests.chaos.stack import Stack
@@ -17,7 +18,7 @@ STOP_SECONDS = 30
 
 
 class Faults:
-    """Injects faults in a thread of its own until `stop`; `counts` says which, and how many."""
+    """Injects faults in a thread of its own for a block; `counts` says which, and how many."""
 
     def __init__(self, stack: Stack, seed: int) -> None:
         self._stack = stack
@@ -27,11 +28,11 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self.failure: BaseException | None = None
 
-    def start(self) -> None:
-        """Begin."""
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End, with every proxy flowing and every process running but the bad worker."""
         self._stopping.set()
         self._thread.join()
@@ -60,7 +61,7 @@ class Faults:
                 self._random.choices(faults, weights)[0][1]()
                 if not self._stack.bad_worker.is_running:
                     self._stack.bad_worker.start()
-        except BaseException as error:  # noqa: BLE001 - raised again by `stop`
+        except BaseException as error:  # noqa: BLE001 - raised again at the end
             self.failure = error
 
     def _kill_role(self) -> None:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -35,26 +36,17 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="media-chaos-"))
     directory.chmod(0o755)
     started_at = time.monotonic()
-    stack = Stack(directory, seed)
     try:
-        faults = Faults(stack, seed)
-        faults.start()
-        uploads = load(stack, count, seed)
-        faults.stop()
-        books = Books(stack, uploads)
-        try:
-            wait_until(books.is_quiet, seconds=QUIET_SECONDS, what="quiet", poll_seconds=1)
-        except TimeoutError as error:
-            books.faults.append(str(error))
-        books.check()
-    finally:
-        stack.close()
+        faults, books = play(directory, count, seed)
+    except BaseException:
+        click.echo(f"chaos: FAILED seed={seed}, broken off; logs are in {directory}", err=True)
+        raise
     for fault in books.faults:
         click.echo(f"chaos: {fault}", err=True)
     report = {**dict(sorted(books.totals.items())), "faults": sum(faults.counts.values())}
     click.echo(f"chaos: injected {dict(sorted(faults.counts.items()))}")
     click.echo(
-        f"chaos: {'FAILED' if books.faults else 'passed'} seed={seed} uploads={len(uploads)} "
+        f"chaos: {'FAILED' if books.faults else 'passed'} seed={seed} uploads={count} "
         f"{report} wrong={len(books.faults)} seconds={time.monotonic() - started_at:.0f}"
     )
     if books.faults:
@@ -64,13 +56,30 @@ def main() -> int:
     return 0
 
 
+def play(directory: Path, count: int, seed: int) -> tuple[Faults, Books]:
+    """Use a service while it is broken; return its faults, and the books once all is quiet."""
+    with closing(Stack(directory, seed)) as stack:
+        with Faults(stack, seed) as faults:
+            uploads = load(stack, count, seed)
+        books = Books(stack, uploads)
+        try:
+            wait_until(books.is_quiet, seconds=QUIET_SECONDS, what="quiet", poll_seconds=1)
+        except TimeoutError as error:
+            books.faults.append(str(error))
+        books.check()
+    return faults, books
+
+
 def load(stack: Stack, count: int, seed: int) -> list[Upload]:
     """Play `count` scenarios, some at a time, with a progress bar on a terminal."""
     clients = [Client(stack, seed * 1_000_003 + number) for number in range(count)]
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         futures = [pool.submit(client.run) for client in clients]
-        with click.progressbar(as_completed(futures), length=count, label="uploads") as finished:
-            return [future.result() for future in finished]
+        try:
+            with click.progressbar(as_completed(futures), length=count, label="uploads") as done:
+                return [future.result() for future in done]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":
