@@ -23,7 +23,7 @@ from mediaservice.broker import (
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.database import now_plus
 from mediaservice.lifecycle import Lifecycle
-from mediaservice.listener import Listener
+from mediaservice.listener import FAULT_WAIT_SECONDS, Listener
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -33,6 +33,7 @@ from mediaservice.messages import (
 )
 from mediaservice.models import Media
 from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
+from mediaservice.storage import StoreUnavailable
 from mediaworker.worker import Worker
 from tests.builders import process_request
 from tests.queues import answer, count, put, run_until, take
@@ -353,6 +354,33 @@ def test_a_round_purges_for_a_while_and_the_next_one_goes_on(world, monkeypatch)
         listener.run_once()
         assert len(purged) == rounds
     assert all(world.is_empty(media_id) for media_id in deleted)
+
+
+def test_a_store_that_is_away_is_left_alone_for_a_while(world):
+    asked = []
+
+    def on_purge():
+        asked.append(len(asked))
+        raise StoreUnavailable("away")
+
+    listener = purging_listener(world, on_purge, threading.Event())
+    for _ in range(2):
+        world.delete(world.ready())
+        listener._housekeeping_at = 0
+        listener.run_once()
+    assert len(asked) == 1
+    listener._purge_at = listener._housekeeping_at = 0
+    listener.run_once()
+    assert len(asked) == 2
+
+
+def test_a_database_that_is_away_is_left_alone_for_a_while(make_world, monkeypatch):
+    world = make_world(DATABASE_URL="postgresql://media:media@127.0.0.1:9/media")
+    stopping, rests = threading.Event(), []
+    broker = InlineBroker(processed, stopping)
+    monkeypatch.setattr(broker, "rest", rests.append)
+    Listener(world.lifecycle, broker, stopping, poll_seconds=0.02).run_once()
+    assert rests == [FAULT_WAIT_SECONDS]
 
 
 def test_the_last_attempt_is_published_though_jobs_wait_in_the_queue(world, listener, amqp):
