@@ -80,7 +80,7 @@ def test_an_answer_of_a_minimal_foreign_worker_is_enough(world, listener, amqp):
     [
         (MEDIA_PROCESSED, b"garbage", "malformed"),
         (MEDIA_FAILED, b"{}", "media_id"),
-        (MEDIA_PROCESSED, b'{"media_id": "%s", "public_key": "../x"}' % b"0" * 32, ""),
+        (MEDIA_PROCESSED, b'{"media_id": "%s", "public_key": "../x"}' % (b"0" * 32), "public_key"),
     ],
 )
 def test_a_malformed_answer_is_set_aside_and_the_rest_is_applied(
