@@ -252,10 +252,19 @@ def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest_to_others(
     wait_until(lambda: count(amqp, RESULTS_QUEUE) == left, seconds=10, what="the rest to be back")
 
 
+def put_off(listener):
+    """Leave a listener nothing to do for a minute but to take answers."""
+    later = time.monotonic() + 60
+    listener._dispatch_at = listener._housekeeping_at = listener._sample_at = later
+
+
 def test_a_stop_is_heard_while_there_is_no_broker(world, make_listener):
     listener = make_listener(world, "amqp://guest:guest@127.0.0.1:9/")
+    put_off(listener)
     thread = threading.Thread(target=listener.run)
     thread.start()
+    link = listener._broker._consuming
+    wait_until(lambda: link._wait_seconds, seconds=10, what="the first refusal")
     listener.stop()
     thread.join(timeout=10)
     assert not thread.is_alive()
@@ -476,8 +485,7 @@ def backends_waiting(world):
 def begin_to_take(world, listener, amqp, result):
     """Have a listener send an answer to PostgreSQL, where somebody holds its row."""
     # With anything else due it would wait for the answer.
-    later = time.monotonic() + 60
-    listener._dispatch_at = listener._housekeeping_at = listener._sample_at = later
+    put_off(listener)
     answer(amqp, result)
     run_until(listener, lambda: listener._in_flight, "the answer")
     wait_until(lambda: backends_waiting(world), seconds=10, what="PostgreSQL to wait")
