@@ -295,19 +295,17 @@ def test_the_placeholder_is_a_thumbhash_of_the_right_shape():
         b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100),
         b"\0\0\0\x08ftyp",
         b"\0\0\0\x0cJXL \r\n\x87\n",
+        b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 ",
+        b"\xff\x4f\xff\x51" + bytes(100),
+        b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n" + bytes(4),
     ],
 )
 def test_anything_not_on_the_list_is_refused(original):
     assert code_of(original) == "unsupported_format"
 
 
-@pytest.mark.parametrize("save", ["tiffsave_buffer", "jp2ksave_buffer", "radsave_buffer"])
-def test_formats_libvips_knows_but_we_do_not_accept_are_refused(save):
-    try:
-        original = getattr(scene(400, 200), save)()
-    except (pyvips.Error, AttributeError):
-        original = b"II*\0" + bytes(100)
-    assert code_of(original) == "unsupported_format"
+def test_a_format_libvips_knows_but_we_do_not_accept_is_refused():
+    assert code_of(scene(400, 200).tiffsave_buffer()) == "unsupported_format"
 
 
 @pytest.mark.parametrize(
