@@ -142,20 +142,6 @@ def test_the_operations_page_has_every_command_kind_and_nothing_else():
     assert set(re.findall("`([a-z_]+)`", rows)) == {kind.value for kind in Kind}
 
 
-def test_every_command_in_the_docs_exists():
-    known = {tuple(words) for words in COMMANDS} - {("dead-letters",)}
-    pages = [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
-    named = [
-        (page.name, words)
-        for page in pages
-        for words in re.findall("flask --app app media ([a-z-]+(?: [a-z]+)?)", page.read_text())
-    ]
-    assert named
-    for page, words in named:
-        first, _, second = words.partition(" ")
-        assert (first,) in known or (first, second) in known, f"{page}: media {words}"
-
-
 @pytest.mark.parametrize(
     "words",
     [
