@@ -28,14 +28,13 @@ from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice.broker import RESULTS_QUEUE
-from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.database import create_database_engine
 from mediaservice.listener import Listener
 from mediaservice.models import Media
 from tests.builders import environment
 from tests.chaos.proxy import Proxy
-from tests.queues import QUEUES
+from tests.queues import empty
 from tests.service import Service
 from tests.world import SETTINGS, World
 
@@ -237,11 +236,9 @@ def rabbitmq(servers_directory: Path) -> Iterator[RabbitMQ]:
 @pytest.fixture
 def amqp(rabbitmq: RabbitMQ) -> Iterator[BlockingChannel]:
     """A channel of an onlooker, over the topology with empty queues."""
-    create_topology(rabbitmq.url)
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url))
     channel = connection.channel()
-    for queue in QUEUES:
-        channel.queue_purge(queue)
+    empty(channel)
     yield channel
     with suppress(AMQPError):  # a test may have killed the server
         connection.close()

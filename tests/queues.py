@@ -7,7 +7,15 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from devstack.process import wait_until
-from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker import (
+    DEAD_LETTER_EXCHANGE,
+    DEAD_LETTER_QUEUE,
+    EXCHANGE,
+    PROCESS_QUEUE,
+    REASON_HEADER,
+    RESULTS_QUEUE,
+)
+from mediaservice.broker.topology import declare_topology
 from mediaservice.listener import Listener
 from mediaservice.messages import Result, encode
 
@@ -15,9 +23,33 @@ QUEUES = (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE)
 _NOTHING = (None, None, None)
 
 
+def empty(amqp: BlockingChannel) -> None:
+    """Declare the topology, and leave no message in its queues."""
+    declare_topology(amqp)
+    for queue in QUEUES:
+        amqp.queue_purge(queue)
+
+
 def put(amqp: BlockingChannel, routing_key: str, body: bytes, exchange: str = EXCHANGE) -> None:
     """Publish a persistent message."""
     amqp.basic_publish(exchange, routing_key, body, pika.BasicProperties(delivery_mode=2))
+
+
+def put_dead(
+    amqp: BlockingChannel,
+    routing_key: str,
+    body: bytes,
+    message_id: str | None = None,
+    **properties: Any,
+) -> None:
+    """Publish a message as one that the service has set aside."""
+    headers = {REASON_HEADER: "its reason", "traceparent": "00-1-2-01"}
+    amqp.basic_publish(
+        DEAD_LETTER_EXCHANGE,
+        routing_key,
+        body,
+        pika.BasicProperties(delivery_mode=2, message_id=message_id, headers=headers, **properties),
+    )
 
 
 def take(amqp: BlockingChannel, queue: str) -> tuple[Any, Any, bytes]:
@@ -37,6 +69,12 @@ def take(amqp: BlockingChannel, queue: str) -> tuple[Any, Any, bytes]:
 def count(amqp: BlockingChannel, queue: str) -> int:
     """Return how many messages wait in a queue."""
     return int(amqp.queue_declare(queue, passive=True).method.message_count)
+
+
+def wait_for_count(amqp: BlockingChannel, queue: str, number: int) -> None:
+    """Return once so many messages wait in a queue."""
+    what = f"{number} messages in {queue}"
+    wait_until(lambda: count(amqp, queue) == number, seconds=10, what=what)
 
 
 def answer(amqp: BlockingChannel, result: Result) -> None:

@@ -15,7 +15,6 @@ from prometheus_client import REGISTRY
 from config.settings import ConfigurationError
 from devstack.process import wait_until
 from mediaservice.broker import (
-    DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_QUEUE,
     EXCHANGE,
     PROCESS_QUEUE,
@@ -40,7 +39,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
-from tests.queues import QUEUES, count, put, take
+from tests.queues import QUEUES, count, put, put_dead, take, wait_for_count
 
 
 @pytest.fixture
@@ -508,7 +507,7 @@ def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
 def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rabbitmq):
     put(amqp, *encode(FailedResult(media_id=uuid4())))
     deliveries = 0
-    while amqp.queue_declare(DEAD_LETTER_QUEUE, passive=True).method.message_count == 0:
+    while count(amqp, DEAD_LETTER_QUEUE) == 0:
         assert deliveries <= DELIVERY_LIMIT + 1
         victim = make_broker(rabbitmq.url)
         deliveries += len(victim.consume(limit=1, wait_seconds=1))
@@ -650,38 +649,14 @@ def admin(amqp, rabbitmq):
         yield admin
 
 
-def waiting(amqp, queue):
-    return amqp.queue_declare(queue, passive=True).method.message_count
-
-
-def put_dead(amqp, routing_key, body, message_id=None, reason="its reason", **properties):
-    amqp.basic_publish(
-        DEAD_LETTER_EXCHANGE,
-        routing_key,
-        body,
-        pika.BasicProperties(
-            delivery_mode=2,
-            message_id=message_id,
-            headers={REASON_HEADER: reason, "traceparent": "00-1-2-01"},
-            **properties,
-        ),
-    )
-
-
-def count_dead(amqp, count):
-    wait_until(
-        lambda: waiting(amqp, DEAD_LETTER_QUEUE) == count, seconds=10, what=f"{count} dead letters"
-    )
-
-
 def test_dead_letters_are_looked_at_without_losing_any(amqp, rabbitmq):
     put_dead(amqp, MEDIA_FAILED, b"{}", "one:1", correlation_id="request-1")
     put_dead(amqp, "foreign.key", b"garbage")
-    count_dead(amqp, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     for _ in range(DELIVERY_LIMIT + 5):  # looking often costs nothing either
         with BrokerAdmin(rabbitmq.url) as admin:
             first, second = admin.dead_letters(100)
-        count_dead(amqp, 2)
+        wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     assert (first.id, first.routing_key, first.reason) == ("one:1", MEDIA_FAILED, "its reason")
     assert (first.body, first.correlation_id) == (b"{}", "request-1")
     assert second.id == f"sha256:{hashlib.sha256(b'garbage').hexdigest()[:16]}"
@@ -692,10 +667,10 @@ def test_dead_letters_are_looked_at_without_losing_any(amqp, rabbitmq):
 
 def test_what_the_broker_set_aside_itself_has_its_reason_too(amqp, admin):
     put(amqp, MEDIA_FAILED, b"garbage")
-    wait_until(lambda: waiting(amqp, RESULTS_QUEUE), seconds=10, what="the message")
+    wait_for_count(amqp, RESULTS_QUEUE, 1)
     method, _, _ = amqp.basic_get(RESULTS_QUEUE)
     amqp.basic_reject(method.delivery_tag, requeue=False)
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     ((letter, refusal),) = admin.requeue(None)
     assert (letter.routing_key, letter.reason, refusal) == (MEDIA_FAILED, "rejected", None)
     assert set(take(amqp, RESULTS_QUEUE)[1].headers) == {"x-delivery-count"}
@@ -704,7 +679,7 @@ def test_what_the_broker_set_aside_itself_has_its_reason_too(amqp, admin):
 def test_a_requeued_message_is_as_it_was_and_gone_from_the_dead(amqp, admin):
     routing_key, body = encode(result())
     put_dead(amqp, routing_key, body, "one:1", correlation_id="request-1")
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     ((letter, refusal),) = admin.requeue(None)
     assert (letter.id, refusal) == ("one:1", None)
     method, properties, found = take(amqp, RESULTS_QUEUE)
@@ -713,17 +688,17 @@ def test_a_requeued_message_is_as_it_was_and_gone_from_the_dead(amqp, admin):
     assert properties.delivery_mode == 2
     assert properties.headers == {"traceparent": "00-1-2-01", "x-delivery-count": 0}
     admin.__exit__()
-    count_dead(amqp, 0)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 0)
 
 
 def test_only_the_chosen_are_requeued(amqp, rabbitmq):
     for number in range(3):
         put_dead(amqp, MEDIA_FAILED, b"%d" % number, f"{number}:1")
-    count_dead(amqp, 3)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 3)
     with BrokerAdmin(rabbitmq.url) as admin:
         assert [letter.id for letter, _ in admin.requeue({"1:1", "unknown"})] == ["1:1"]
     assert take(amqp, RESULTS_QUEUE)[2] == b"1"
-    count_dead(amqp, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     with BrokerAdmin(rabbitmq.url) as admin:
         assert [letter.id for letter in admin.dead_letters(9)] == ["0:1", "2:1"]
 
@@ -731,18 +706,18 @@ def test_only_the_chosen_are_requeued(amqp, rabbitmq):
 def test_what_no_queue_takes_stays_among_the_dead(amqp, rabbitmq):
     put_dead(amqp, "foreign.key", b"x", "foreign")
     put_dead(amqp, MEDIA_FAILED, b"{}", "one:1")
-    count_dead(amqp, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     with BrokerAdmin(rabbitmq.url) as admin:
         answers = {letter.id: refusal for letter, refusal in admin.requeue(None)}
     assert answers == {"foreign": "no queue takes its routing key", "one:1": None}
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     with BrokerAdmin(rabbitmq.url) as admin:
         assert admin.dead_letters(9)[0].reason == "its reason"
 
 
 def test_a_message_that_dies_again_at_once_is_requeued_once(amqp, rabbitmq, make_broker):
     put_dead(amqp, MEDIA_FAILED, b"garbage", "one:1")
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     with BrokerAdmin(rabbitmq.url) as admin:
         for _ in admin.requeue(None):
             broker = make_broker(rabbitmq.url)
@@ -754,18 +729,18 @@ def test_a_message_that_dies_again_at_once_is_requeued_once(amqp, rabbitmq, make
 def test_dropped_messages_are_gone_and_the_others_stay(amqp, rabbitmq):
     for number in range(3):
         put_dead(amqp, MEDIA_FAILED, b"%d" % number, f"{number}:1")
-    count_dead(amqp, 3)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 3)
     with BrokerAdmin(rabbitmq.url) as admin:
         assert [letter.id for letter in admin.drop({"0:1"})] == ["0:1"]
-    count_dead(amqp, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     with BrokerAdmin(rabbitmq.url) as admin:
         assert len(list(admin.drop(None))) == 2
-    count_dead(amqp, 0)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 0)
 
 
 def test_queues_are_counted_with_their_consumers(amqp, make_broker, rabbitmq, admin):
     put_dead(amqp, MEDIA_FAILED, b"1")
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     make_broker(rabbitmq.url, queue=RESULTS_QUEUE).consume(limit=1, wait_seconds=0)
     assert admin.queues() == {
         DEAD_LETTER_QUEUE: QueueState(1, 0),
@@ -807,9 +782,9 @@ def test_a_broker_that_is_away_is_unavailable_to_the_desk():
 
 def test_a_connection_lost_at_the_desk_is_reported_as_such(rabbitmq, url_by_proxy, proxy, amqp):
     put_dead(amqp, MEDIA_FAILED, b"1")
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     with BrokerAdmin(url_by_proxy) as admin:
         proxy.close()
         with pytest.raises(BrokerUnavailable):
             admin.dead_letters(1)
-    count_dead(amqp, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)

@@ -11,20 +11,17 @@ from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import click
-import pika
 import pytest
 import structlog
 
 from config.settings import Settings
-from devstack.process import answers, find_free_ports, wait_until
+from devstack.process import answers, find_free_ports
 from devstack.roles import FLASK, LISTENER, WEB, Role
 from mediaservice import PROJECT, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
-    DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_QUEUE,
     PROCESS_QUEUE,
-    REASON_HEADER,
     RESULTS_QUEUE,
     Publication,
 )
@@ -33,6 +30,7 @@ from mediaservice.commands import media
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
+from tests.queues import put_dead, wait_for_count
 from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
 from tests.world import SETTINGS, World
@@ -521,30 +519,11 @@ def run_with_broker(make_world, rabbitmq, amqp):
     return runner(make_world(BROKER_URL=rabbitmq.url).settings)
 
 
-def put_dead(amqp, *letters):
-    for message_id, routing_key, body in letters:
-        amqp.basic_publish(
-            DEAD_LETTER_EXCHANGE,
-            routing_key,
-            body,
-            pika.BasicProperties(
-                delivery_mode=2, message_id=message_id, headers={REASON_HEADER: "its reason"}
-            ),
-        )
-    wait_for(amqp, DEAD_LETTER_QUEUE, len(letters))
-
-
-def wait_for(amqp, queue, count):
-    wait_until(
-        lambda: amqp.queue_declare(queue, passive=True).method.message_count == count,
-        seconds=10,
-        what=f"{count} messages in {queue}",
-    )
-
-
 def test_dead_letters_are_listed_and_stay(run_with_broker, amqp):
     assert run_with_broker("dead-letters", "list").lines == ["no dead letters"]
-    put_dead(amqp, ("one:1", MEDIA_FAILED, b'{"a": 1}'), ("two:1", "x", b"\x1b[31mred\xff"))
+    put_dead(amqp, MEDIA_FAILED, b'{"a": 1}', "one:1")
+    put_dead(amqp, "x", b"\x1b[31mred\xff", "two:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     first, second = run_with_broker("dead-letters", "list", "--json").json
     assert first == {
         "id": "one:1",
@@ -554,15 +533,16 @@ def test_dead_letters_are_listed_and_stay(run_with_broker, amqp):
         "body": '{"a": 1}',
     }
     assert second["id"] == "two:1"
-    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     shown = run_with_broker("dead-letters", "list", "--limit", 5)
     assert "one:1 media.failed: its reason" in shown.out
     assert "\x1b" not in shown.out  # what a stranger sent does not steer the terminal
-    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
 
 
 def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
-    put_dead(amqp, ("\x1b]0;owned\x07\n1:1", MEDIA_FAILED, b"{}"))
+    put_dead(amqp, MEDIA_FAILED, b"{}", "\x1b]0;owned\x07\n1:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     for words in (["list"], ["requeue", "--all"]):
         shown = run_with_broker("dead-letters", *words)
         assert r"\x1b]0;owned\x07\n1:1 " in shown.out
@@ -570,37 +550,42 @@ def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
 
 
 def test_dead_letters_are_requeued_by_id_or_all(run_with_broker, amqp):
-    put_dead(amqp, *((f"{n}:1", MEDIA_FAILED, b"{}") for n in range(3)))
+    for number in range(3):
+        put_dead(amqp, MEDIA_FAILED, b"{}", f"{number}:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 3)
     shown = run_with_broker("dead-letters", "requeue", "1:1")
     assert shown.lines == ["1:1 requeued as media.failed", "1 requeued, 0 left"]
-    wait_for(amqp, RESULTS_QUEUE, 1)
-    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    wait_for_count(amqp, RESULTS_QUEUE, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     *letters, last = run_with_broker("dead-letters", "requeue", "--all", "--json").json
     assert letters == [{"id": i, "requeued": True, "reason": None} for i in ("0:1", "2:1")]
     assert last == {"totals": {"requeued": 2, "left": 0}}
-    wait_for(amqp, RESULTS_QUEUE, 3)
-    wait_for(amqp, DEAD_LETTER_QUEUE, 0)
+    wait_for_count(amqp, RESULTS_QUEUE, 3)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 0)
 
 
 def test_a_dead_letter_that_nobody_takes_stays_and_is_told(run_with_broker, amqp):
-    put_dead(amqp, ("one:1", "foreign.key", b"{}"))
+    put_dead(amqp, "foreign.key", b"{}", "one:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     shown = run_with_broker("dead-letters", "requeue", "--all")
     assert shown.code == 1
     assert shown.lines == ["one:1 stays: no queue takes its routing key", "0 requeued, 1 left"]
-    wait_for(amqp, DEAD_LETTER_QUEUE, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
 
 
 def test_dropping_asks_first(run_with_broker, amqp):
-    put_dead(amqp, ("one:1", MEDIA_FAILED, b"{}"), ("two:1", MEDIA_FAILED, b"{}"))
+    for message_id in ("one:1", "two:1"):
+        put_dead(amqp, MEDIA_FAILED, b"{}", message_id)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     refused = run_with_broker("dead-letters", "drop", "--all", input="n\n")
     assert refused.code == 1
     assert "for good?" in refused.err
-    wait_for(amqp, DEAD_LETTER_QUEUE, 2)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
     assert run_with_broker("dead-letters", "drop", "one:1", input="y\n").code == 0
-    wait_for(amqp, DEAD_LETTER_QUEUE, 1)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     *_, last = run_with_broker("dead-letters", "drop", "--all", "--yes", "--json").json
     assert last == {"totals": {"dropped": 1}}
-    wait_for(amqp, DEAD_LETTER_QUEUE, 0)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 0)
 
 
 @pytest.mark.parametrize("words", [["list"], ["requeue", "--all"], ["drop", "--all", "--yes"]])
@@ -611,7 +596,8 @@ def test_without_a_broker_there_are_no_dead_letters(run_without_servers, words):
 
 
 def test_stats_show_queues_and_who_consumes_them(run_with_broker, amqp):
-    put_dead(amqp, ("one:1", MEDIA_FAILED, b"{}"))
+    put_dead(amqp, MEDIA_FAILED, b"{}", "one:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
     (numbers,) = run_with_broker("stats", "--json").json
     assert numbers["queues"] == {
         DEAD_LETTER_QUEUE: {"messages": 1, "consumers": 0},
@@ -637,7 +623,7 @@ def test_reprocessing_publishes_the_job_once(run_with_broker, make_world, rabbit
     media_id = world.ready()
     shown = run_with_broker("reprocess", media_id, "--json")
     assert shown.json == [{"media_id": str(media_id), "error": None}]
-    wait_for(amqp, PROCESS_QUEUE, 1)
+    wait_for_count(amqp, PROCESS_QUEUE, 1)
     method, _, body = amqp.basic_get(PROCESS_QUEUE, auto_ack=True)
     job = decode(method.routing_key, body)
     assert (job.media_id, job.raw_etag) == (media_id, world.row(media_id).raw_etag)

@@ -18,10 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from config.settings import Settings
 from devstack.process import answers, find_free_ports, wait_until
 from devstack.roles import LISTENER, WEB, WORKER, Role
-from mediaservice.broker.connection import create_topology
 from mediaservice.storage import Storage
 from tests.builders import environment, jpeg
-from tests.queues import QUEUES
+from tests.queues import empty
 from tests.service import measured
 
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
@@ -170,11 +169,8 @@ class Deployment:
 
 @pytest.fixture(scope="module")
 def running_deployment(make_database, rabbitmq, seaweedfs, collector, tmp_path_factory):
-    create_topology(rabbitmq.url)
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
-        channel = connection.channel()
-        for queue in QUEUES:
-            channel.queue_purge(queue)
+        empty(connection.channel())
     variables = {
         **environment(),
         **seaweedfs.variables,

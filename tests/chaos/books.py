@@ -3,11 +3,13 @@
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pika
 import psycopg
 import pyvips
+from pika.adapters.blocking_connection import BlockingChannel
 from psycopg.rows import dict_row
 
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
@@ -17,6 +19,7 @@ from mediaservice.states import TRANSITIONS, Event
 from tests.chaos.bad_worker import POISON
 from tests.chaos.load import Upload
 from tests.chaos.stack import Stack
+from tests.queues import count
 
 # Rows of failed media wait for days; everything else that is due at all is due within this.
 SOON = "1 hour"
@@ -44,7 +47,8 @@ class Books:
                 ).fetchone()
             if busy != (0,):
                 return False
-            return not any(self._count_messages(PROCESS_QUEUE, RESULTS_QUEUE))
+            with self._amqp() as channel:
+                return not any(count(channel, queue) for queue in (PROCESS_QUEUE, RESULTS_QUEUE))
         except (psycopg.Error, pika.exceptions.AMQPError):
             return False
 
@@ -150,8 +154,7 @@ class Books:
                 self._fault(f"illegal transition: {change}")
 
     def _check_messages(self) -> None:
-        with pika.BlockingConnection(pika.URLParameters(self._stack.rabbitmq.url)) as connection:
-            channel = connection.channel()
+        with self._amqp() as channel:
             poison = 0
             while True:
                 method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
@@ -167,12 +170,10 @@ class Books:
         if poison < sent:
             self._fault(f"{sent} poison messages were confirmed, {poison} are dead letters")
 
-    def _count_messages(self, *queues: str) -> list[int]:
+    @contextmanager
+    def _amqp(self) -> Iterator[BlockingChannel]:
         with pika.BlockingConnection(pika.URLParameters(self._stack.rabbitmq.url)) as connection:
-            channel = connection.channel()
-            return [
-                channel.queue_declare(queue, passive=True).method.message_count for queue in queues
-            ]
+            yield connection.channel()
 
     def _keys(self, bucket: str) -> Iterator[str]:
         pages = self._stack.seaweedfs.client().get_paginator("list_objects_v2")

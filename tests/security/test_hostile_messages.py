@@ -7,9 +7,7 @@ from uuid import UUID, uuid4
 import pika
 import pytest
 
-from devstack.process import wait_until
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE
-from mediaservice.listener import Listener
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -20,7 +18,7 @@ from mediaservice.messages import (
     public_prefix,
 )
 from tests.builders import UNKNOWN_ID, jpeg
-from tests.queues import count, put
+from tests.queues import count, put, run_until
 from tests.world import World, processed
 
 
@@ -128,14 +126,6 @@ def victims_of(world: World) -> dict[str, UUID]:
     victims["deleted"] = world.request(jpeg()).media_id
     world.delete(victims["deleted"])
     return victims
-
-
-def run_until(listener: Listener, condition: Any, what: str) -> None:
-    def turn() -> bool:
-        listener.run_once()
-        return bool(condition())
-
-    wait_until(turn, seconds=30, what=what)
 
 
 def test_a_malformed_answer_is_set_aside_and_nothing_changes(world, listener, amqp):

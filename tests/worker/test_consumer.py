@@ -15,7 +15,6 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
     Publication,
 )
-from mediaservice.broker.connection import create_topology
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.messages import (
     MEDIA_PROCESS,
@@ -46,12 +45,8 @@ def storage(make_storage):
 
 
 @pytest.fixture
-def service(rabbitmq):
+def service(amqp, rabbitmq):
     """The service's side: publishes jobs, consumes answers."""
-    create_topology(rabbitmq.url)
-    with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
-        for queue in (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE):
-            connection.channel().queue_purge(queue)
     broker = RabbitMQ(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=50)
     yield broker
     broker.close()
