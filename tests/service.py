@@ -30,6 +30,17 @@ def measured() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if name.startswith("COVERAGE_")}
 
 
+def put_upload(presigned: dict[str, Any], body: bytes) -> requests.Response:
+    """PUT bytes where an answer to `request-upload` says, as a browser would."""
+    return requests.request(
+        presigned["method"],
+        presigned["upload_url"],
+        data=body,
+        headers=presigned["headers"],
+        timeout=30,
+    )
+
+
 class Service:
     """One web, one listener, one worker on an empty database; `caller` uses it."""
 
@@ -121,13 +132,7 @@ class Service:
         answer = self.call("POST", "/request-upload", json=declared)
         assert answer.status_code == 201, answer.text
         presigned = answer.json()
-        stored = requests.request(
-            presigned["method"],
-            presigned["upload_url"],
-            data=body,
-            headers=presigned["headers"],
-            timeout=30,
-        )
+        stored = put_upload(presigned, body)
         assert stored.status_code == 200, stored.text
         return UUID(presigned["upload_id"])
 

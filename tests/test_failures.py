@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import pytest
-import requests
 from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
@@ -27,6 +26,7 @@ from mediaservice.messages import MEDIA_PROCESS, decode
 from mediaservice.storage import ObjectNotFound
 from tests.builders import jpeg
 from tests.queues import answer, count, run_until, take
+from tests.service import put_upload
 from tests.world import failed, processed
 
 TURNS = 5
@@ -83,12 +83,6 @@ def turn(listener, turns=TURNS):
 def request_upload(web, body):
     declared = {"content_type": "image/jpeg", "size_bytes": len(body)}
     return web("POST", "/request-upload", json=declared).json
-
-
-def put(presigned, body):
-    return requests.put(
-        presigned["upload_url"], data=body, headers=presigned["headers"], timeout=10
-    )
 
 
 # the broker
@@ -313,10 +307,12 @@ def test_delete_while_the_url_is_alive_and_then_put_again(world, make_web, liste
     media_id = world.lifecycle.rows.page(
         owner_id=world.owner, owner_type=None, status=None, before=None, limit=1
     )[0].id
-    assert put(presigned, body).status_code == 200
+    assert put_upload(presigned, body).status_code == 200
     assert web("DELETE", f"/{media_id}").status_code == 204
     run_until(listener, lambda: world.is_empty(media_id), "the purge")
-    assert put(presigned, body).status_code == 200, "the URL lives on, the store knows no better"
+    assert put_upload(presigned, body).status_code == 200, (
+        "the URL lives on, the store knows no better"
+    )
     world.age(media_id, 1300)
     run_until(listener, lambda: world.row(media_id) is None, "the row to go")
     assert world.is_empty(media_id)
@@ -474,7 +470,7 @@ def test_clock_of_the_process_a_minute_off(world, make_web, listener, amqp, monk
     monkeypatch.setattr("mediaservice.signing.time", lambda: time.time() + offset.total_seconds())
     web, body = make_web(world), jpeg()
     presigned = request_upload(web, body)
-    assert put(presigned, body).status_code == 200
+    assert put_upload(presigned, body).status_code == 200
     media_id = presigned["upload_id"]
     (row,) = world.lifecycle.rows.page(
         owner_id=world.owner, owner_type=None, status=None, before=None, limit=1

@@ -21,7 +21,7 @@ from devstack.roles import LISTENER, WEB, WORKER, Role
 from mediaservice.storage import Storage
 from tests.builders import environment, jpeg
 from tests.queues import empty
-from tests.service import measured
+from tests.service import measured, put_upload
 
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
 GATEWAY_TOKEN = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
@@ -213,9 +213,7 @@ def upload(deployment, request_id):
         headers=headers,
         json={"content_type": "image/jpeg", "size_bytes": len(body)},
     ).json()
-    requests.put(
-        presigned["upload_url"], data=body, headers=presigned["headers"], timeout=20
-    ).raise_for_status()
+    put_upload(presigned, body).raise_for_status()
     media_id = presigned["upload_id"]
     answer = deployment.call("POST", "/complete", headers=headers, json={"upload_id": media_id})
     assert answer.headers["X-Request-ID"] == request_id

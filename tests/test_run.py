@@ -13,6 +13,7 @@ import requests
 
 from devstack.process import answers, find_free_ports, wait_until
 from tests.builders import jpeg
+from tests.service import put_upload
 from tests.supervised import READY, Run, copy_project, left_over
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -48,8 +49,7 @@ def send_image(url, user):
         headers=caller,
         timeout=10,
     ).json()
-    put = requests.put(upload["upload_url"], data=body, headers=upload["headers"], timeout=10)
-    assert put.status_code == 200
+    assert put_upload(upload, body).status_code == 200
     identity = {"upload_id": upload["upload_id"]}
     requests.post(f"{url}/api/media/complete", json=identity, headers=caller, timeout=10)
 

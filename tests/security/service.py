@@ -13,6 +13,7 @@ from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage
 from tests.builders import jpeg
 from tests.security.tokens import ALICE, token
+from tests.service import put_upload
 
 
 class Web(Role):
@@ -55,9 +56,7 @@ class Service:
         return presigned
 
     def put(self, presigned: dict[str, Any], body: bytes) -> requests.Response:
-        return requests.put(
-            presigned["upload_url"], data=body, headers=presigned["headers"], timeout=10
-        )
+        return put_upload(presigned, body)
 
     def upload(self, body: bytes | None = None) -> str:
         """Return the id of a media of Alice's that is processing."""

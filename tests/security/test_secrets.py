@@ -26,6 +26,7 @@ from tests.builders import environment, jpeg, production
 from tests.scripted_store import HANG, ScriptedStore, answer, fault
 from tests.security.service import Web
 from tests.security.tokens import ALICE, BOB, token
+from tests.service import put_upload
 
 SIGNED = re.compile(r"X-Amz-(Signature|Credential|Security-Token)|AWS4-HMAC|Bearer [A-Za-z0-9]")
 
@@ -132,7 +133,7 @@ def test_a_whole_life_leaves_no_secret_in_any_log(deployment: Deployment, enviro
         signature = re.search("X-Amz-Signature=([0-9a-f]{64})", presigned["upload_url"])
         assert signature
         deployment.secrets[f"signature {len(deployment.secrets)}"] = signature[1]
-        requests.put(presigned["upload_url"], data=stored, headers=presigned["headers"], timeout=30)
+        put_upload(presigned, stored)
         complete = {"upload_id": presigned["upload_id"]}
         deployment.call(web, "POST", "/complete", json=complete)
         return str(presigned["upload_id"])
