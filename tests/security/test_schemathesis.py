@@ -15,7 +15,6 @@ from tests.security.tokens import token
 LONGEST_SECONDS = 300  # a tenth, unless the machine is busy with much else
 CONFIG = ("--config-file", str(Path(__file__).parent / "schemathesis.toml"))
 
-
 pytestmark = pytest.mark.timeout(LONGEST_SECONDS + 20)
 
 
