@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -20,18 +19,16 @@ from tests.service import measured
 
 @pytest.fixture(scope="module")
 def module_environ(
-    seaweedfs: SeaweedFS, make_database: Callable[..., Any]
+    seaweedfs: SeaweedFS, module_buckets: dict[str, str], make_database: Callable[..., Any]
 ) -> Iterator[dict[str, str]]:
     """The variables of a service on a database and with buckets of the module's own."""
-    name = uuid4().hex
     with make_database() as database_url:
         yield {
             "AUTH_MODE": "jwt",
             "JWT_SECRET": SECRET,
             "DATABASE_URL": database_url,
             **seaweedfs.variables,
-            "S3_RAW_BUCKET": f"raw-{name}",
-            "S3_PUBLIC_BUCKET": f"public-{name}",
+            **module_buckets,
         }
 
 
