@@ -66,7 +66,7 @@ def divide(request, sessions):
 
 
 def test_what_the_url_of_the_database_says_goes_first(postgresql_url):
-    given = "options=-csearch_path%3Delsewhere&target_session_attrs=any&connect_timeout=2"
+    given = "options=-csearch_path%3Delsewhere&target_session_attrs=primary&connect_timeout=2"
     engine = create_database_engine(f"{postgresql_url}?{given}")
     with engine.connect() as connection:
         shown = [
@@ -76,7 +76,7 @@ def test_what_the_url_of_the_database_says_goes_first(postgresql_url):
         known = connection.connection.driver_connection.info.get_parameters()
     engine.dispose()
     assert shown == ["elsewhere", "UTC", "15s"]
-    assert (known["target_session_attrs"], known["connect_timeout"]) == ("any", "2")
+    assert (known["target_session_attrs"], known["connect_timeout"]) == ("primary", "2")
     assert known["keepalives_idle"] == "10"
 
 
