@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from config.settings import ConfigurationError
+from devstack.process import wait_until
 from mediaservice import PROJECT, s3
 from mediaservice.storage import ObjectChanged, ObjectNotFound, Storage, StoreUnavailable
 from tests.builders import environment, loaded_by, settings
@@ -157,20 +158,31 @@ def test_a_write_that_was_lost_is_made_again_whole(make_store):
     assert "content-length: 4\r\n" in second
 
 
+def wait_for_requests(store, count):
+    """The client may have left before the store has read what it wanted."""
+    wait_until(lambda: len(store.requests) == count, seconds=30, what=f"{count} requests")
+
+
+def assert_tells_no_secret(fault):
+    shown = "".join(traceback.format_exception(fault)) + repr(fault)
+    assert "X-Amz" not in shown
+
+
 def test_a_store_that_hangs_is_left(make_store, monkeypatch):
     monkeypatch.setattr(s3, "_READ_SECONDS", 0.05)
     store, storage = make_store(HANG, HANG)
     for calls in (1, 2):
-        with pytest.raises(StoreUnavailable, match="timed out"):
+        with pytest.raises(StoreUnavailable, match="timed out") as raised:
             read(storage)
-        assert len(store.requests) == calls
+        wait_for_requests(store, calls)
+    assert_tells_no_secret(raised.value)
 
 
 def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers(
     make_store, monkeypatch
 ):
     now = 1000.0
-    monkeypatch.setattr(s3, "_READ_SECONDS", 0.05)
+    monkeypatch.setattr(s3, "_READ_SECONDS", 1.0)  # time for the answer in the end
     clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
     monkeypatch.setattr(s3, "time", clock)
     store, storage = make_store(HANG, OBJECT, with_rests=True)
@@ -179,7 +191,7 @@ def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers
     now += first.value.retry_after_seconds - 0.01
     with pytest.raises(StoreUnavailable, match="hung just now"):
         read(storage)
-    assert len(store.requests) == 1
+    wait_for_requests(store, 1)
     now += 0.01
     assert read(storage) == b"bytes"
 
@@ -224,18 +236,15 @@ def test_web_does_not_leave_a_store_alone_that_fails_at_once(make_store):
         [fault(503, "SlowDown")] * 2,
         [CUT] * 2,
         [NOTHING] * 2,
-        [HANG],
         [answer(301, Location="/elsewhere")],
     ],
 )
-def test_no_fault_shows_how_to_make_the_request(make_store, monkeypatch, answers):
-    monkeypatch.setattr(s3, "_READ_SECONDS", 0.05)
+def test_no_fault_shows_how_to_make_the_request(make_store, answers):
     store, storage = make_store(*answers)
     with pytest.raises(StoreUnavailable) as raised:
         read(storage)
     assert "X-Amz-Signature=" in store.requests[0]
-    shown = "".join(traceback.format_exception(raised.value)) + repr(raised.value)
-    assert "X-Amz" not in shown
+    assert_tells_no_secret(raised.value)
 
 
 # TLS
