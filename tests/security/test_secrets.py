@@ -288,7 +288,7 @@ for number in range(5):
 def test_no_fault_of_the_store_is_told_with_a_signature():
     """Not even at DEBUG by the HTTP client, whose messages quote URLs."""
     strange_header = answer(500, b"", Strange="1\r\n:\r\n: x")
-    faults = [fault(403, "SignatureDoesNotMatch"), strange_header, b"", HANG, b"nonsense\r\n\r\n"]
+    faults = [fault(403, "SignatureDoesNotMatch"), strange_header, b"", b"nonsense\r\n\r\n", HANG]
     with ScriptedStore([faults[0], *(one for one in faults[1:] for _ in range(2))]) as store:
         done = subprocess.run(
             [sys.executable, "-c", STORE_FAULTS],
