@@ -80,6 +80,7 @@ class Link:
         self.drop()
         if self.is_backing_off:
             raise BrokerUnavailable(f"{self.name}: waiting to reconnect")
+        self.blocked = False  # a new connection is told anew whether the alarm goes on
         try:
             self.connection = connect(self.url, self.name)
             self.connection.add_on_connection_blocked_callback(self._on_blocked)
@@ -88,14 +89,12 @@ class Link:
             declare_topology(self.channel)
             self.prepare(self.channel)
         except (AMQPError, OSError) as error:
-            self.blocked = False  # those that are open know whether the alarm goes on
             self._back_off()
             metrics.BROKER_CONNECTIONS.labels(self.name, "refused").inc()
             log.warning("broker_connect_failed", link=self.name, reason=repr(error))
             self.drop()
             raise BrokerUnavailable(f"{self.name}: {error!r}") from None
         self._ready = True
-        self.blocked = False
         self.number += 1
         self._wait_seconds = 0.0
         metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
