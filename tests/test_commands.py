@@ -540,6 +540,15 @@ def test_dead_letters_are_listed_and_stay(run_with_broker, amqp):
     wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
 
 
+def test_a_parameter_of_the_broker_that_is_wrong_is_told_in_one_line():
+    url = "amqp://media:hunter2@127.0.0.1:9/?heartbeat=often"
+    shown = runner(Settings.from_environ(environment(BROKER_URL=url)))("dead-letters", "list")
+    (line,) = shown.err.splitlines()
+    assert (shown.code, shown.out) == (2, "")
+    assert "BROKER_URL: " in line
+    assert "hunter2" not in line
+
+
 def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
     put_dead(amqp, MEDIA_FAILED, b"{}", "\x1b]0;owned\x07\n1:1")
     wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)

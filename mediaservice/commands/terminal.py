@@ -48,7 +48,7 @@ class Commands(AppGroup):
             advice = "look at DATABASE_URL, or run `flask --app app db upgrade`"
             _stop("The database cannot be used", error.orig, advice)
         except ConfigurationError as error:
-            raise CannotTell(str(error)) from None
+            raise CannotTell(one_line(error)) from None
         except ListingOutOfOrder as error:
             _stop("The buckets cannot be audited", error, "this store is not like S3 there")
         except MediaError as error:
