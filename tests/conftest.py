@@ -161,14 +161,17 @@ def postgresql(servers_directory: Path) -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture(scope="session")
-def make_database(postgresql: PostgreSQL) -> Callable[[], AbstractContextManager[str]]:
-    """Make a database with the empty table in it, which is there as long as its URL's context."""
+def make_database(postgresql: PostgreSQL) -> Callable[..., AbstractContextManager[str]]:
+    """Make a database, which is there as long as its URL's context.
+
+    By default with the empty table in it; `template1` has nothing.
+    """
 
     @contextmanager
-    def make() -> Iterator[str]:
+    def make(template: str = "media_template") -> Iterator[str]:
         name = f"module_{uuid.uuid4().hex}"
         with postgresql.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE media_template")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield postgresql.url_of(name)
         with postgresql.connect() as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

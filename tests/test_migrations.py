@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from uuid import uuid4
 
 import flask_migrate
 import pytest
@@ -37,13 +36,9 @@ on_postgresql = pytest.mark.parametrize("empty_database_url", [POSTGRESQL], indi
 
 
 @pytest.fixture
-def empty_postgresql_url(postgresql):
-    name = f"media_{uuid4().hex}"
-    with postgresql.connect() as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield postgresql.url_of(name)
-    with postgresql.connect() as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+def empty_postgresql_url(make_database):
+    with make_database("template1") as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", POSTGRESQL])
