@@ -82,7 +82,10 @@ def role(
     *,
     is_ready: Callable[[], bool] = lambda: True,
 ) -> Process:
-    """Return a process of the service's own, not yet started."""
+    """Return a process of the service's own, not yet started.
+
+    LOG_LEVEL may hide the line by which a role tells that it is ready.
+    """
     return Role(name, arguments, directory=DATA, environ=environ, is_ready=is_ready)
 
 
