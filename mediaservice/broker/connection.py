@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pika
@@ -59,14 +59,13 @@ class Link:
     blocked: bool = False
     _wait_seconds: float = 0.0
     _retry_at: float = 0.0
-    _ready: bool = field(default=False)
     number: int = 0  # of connections so far
 
     @property
     def is_open(self) -> bool:
         """Whether the channel can be used, as far as is known without asking."""
         # A channel closed by the broker is not reported by the connection: look at both.
-        return self._ready and self.connection.is_open and self.channel.is_open
+        return self.channel is not None and self.connection.is_open and self.channel.is_open
 
     @property
     def is_backing_off(self) -> bool:
@@ -85,23 +84,23 @@ class Link:
             self.connection = connect(self.url, self.name)
             self.connection.add_on_connection_blocked_callback(self._on_blocked)
             self.connection.add_on_connection_unblocked_callback(self._on_unblocked)
-            self.channel = self.connection.channel()
-            declare_topology(self.channel)
-            self.prepare(self.channel)
+            channel = self.connection.channel()
+            declare_topology(channel)
+            self.prepare(channel)
         except (AMQPError, OSError) as error:
             self._back_off()
             metrics.BROKER_CONNECTIONS.labels(self.name, "refused").inc()
             log.warning("broker_connect_failed", link=self.name, reason=repr(error))
             self.drop()
             raise BrokerUnavailable(f"{self.name}: {error!r}") from None
-        self._ready = True
+        self.channel = channel
         self.number += 1
         self._wait_seconds = 0.0
         metrics.BROKER_CONNECTIONS.labels(self.name, "opened").inc()
         metrics.BROKER_CONNECTED.labels(self.name).set(1)
         metrics.BROKER_BLOCKED.labels(self.name).inc(0)  # so that its first time is an increase
         log.info("broker_connected", link=self.name)
-        return self.channel
+        return channel
 
     def fail(self, error: BaseException) -> BrokerUnavailable:
         """Drop the link after an error, and return that as one of ours, for callers that raise."""
@@ -119,7 +118,6 @@ class Link:
     def drop(self) -> None:
         """Close what there is, within CLOSE_SECONDS; `open` makes it anew."""
         connection, self.connection, self.channel = self.connection, None, None
-        self._ready = False
         metrics.BROKER_CONNECTED.labels(self.name).set(0)
         if connection is not None and connection.is_open:
             # pika waits for the broker's agreement, on one that hangs until it misses heartbeats.

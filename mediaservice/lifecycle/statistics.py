@@ -3,7 +3,16 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, func, literal_column, select, tablesample, text
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    case,
+    func,
+    literal_column,
+    select,
+    tablesample,
+    text,
+)
 from sqlalchemy.sql.expression import Select
 
 from mediaservice.database import now_plus
@@ -57,21 +66,19 @@ class Statistics:
     def by_status(self) -> StatusCounts:
         """Return how many media are in each status."""
         total = self.count()
-        factor = max(1.0, total / EXACT_UP_TO)
-        source = Media
-        if factor > 1 and self._rows.is_postgresql:
-            sampled = tablesample(source, func.system(literal_column(f"{100 / factor:.6f}")))
-            statement = select(sampled.c.status, func.count().label("media")).where(
-                sampled.c.deleted_at.is_(None)
-            )
-            found = self._rows.execute(statement.group_by(sampled.c.status))
-        else:
-            factor = 1.0
-            statement = select(Media.c.status, func.count().label("media")).where(NOT_DELETED)
-            found = self._rows.execute(statement.group_by(Media.c.status))
+        media: FromClause = Media
+        factor = 1.0
+        if self._rows.is_postgresql and total > EXACT_UP_TO:
+            factor = total / EXACT_UP_TO
+            media = tablesample(Media, func.system(literal_column(f"{100 / factor:.6f}")))
+        found = self._rows.execute(
+            select(media.c.status, func.count().label("media"))
+            .where(media.c.deleted_at.is_(None))
+            .group_by(media.c.status)
+        )
         counts = {str(status): 0 for status in Status}
         counts |= {row.status: round(row.media * factor) for row in found}
-        return StatusCounts(counts, factor == 1)
+        return StatusCounts(counts, is_exact=factor == 1)
 
     def due(self) -> dict[str, DueWork]:
         """Return the due work of each kind.

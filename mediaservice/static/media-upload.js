@@ -49,8 +49,9 @@ const TRANSIENT_STORE_STATUSES = new Set([...TRANSIENT_STATUSES, 409, 500]);
  * - `status`: the HTTP status, if there was an answer. `retryAfterSeconds`: when to come back.
  * - `details`: limits and facts, as the service gives them. `requestId`: to be quoted in reports.
  * - `mediaId`: the media whose processing failed; if `retryable`, `retryMedia(mediaId)` starts again.
- * - `uploadId`: set by `upload` once the service has accepted the bytes. If `mediaId` is null, it is
- *   not known what becomes of them: `follow(uploadId)` goes on waiting, without another upload.
+ * - `uploadId`: set by `upload` and `finish` once the bytes are sent, unless the service has refused
+ *   them. If `mediaId` is null, it is not known what becomes of them: `finish(uploadId)` goes on from
+ *   there, without another upload.
  */
 export class UploadError extends Error {
   constructor(code, message, { retryable = false, ...facts } = {}) {
@@ -98,32 +99,44 @@ export async function upload(file, options = {}) {
   const presigned = await requestUpload(file, prepared);
   onStatus("uploading", { uploadId: presigned.upload_id });
   const { uploadId, putFailure } = await putWithRenewal(presigned, file, prepared);
-  onStatus("completing", { uploadId });
-  let state;
-  try {
-    // A PUT whose answer was lost may have stored the bytes all the same: the service knows.
-    state = await complete(uploadId, putFailure ? { ...prepared, attempts: 1 } : prepared);
-  } catch (error) {
-    throw error.code === "upload_not_found" && putFailure ? putFailure : error;
-  }
-  if (state.status === "processing") {
-    onStatus("processing", { uploadId });
-  }
-  const media = await followAccepted(uploadId, options);
-  onStatus("ready", { uploadId });
-  return media;
+  return finishAfter(putFailure, uploadId, prepared);
 }
 
-/** Follow; whoever gets the error must know that the bytes need not be uploaded again. */
-async function followAccepted(uploadId, options) {
+/**
+ * Go on with an upload whose bytes are sent and return its media, as `upload` does; safe to repeat.
+ *
+ * Option: `onStatus`, called from `completing` on.
+ */
+export async function finish(uploadId, options = {}) {
+  return finishAfter(null, uploadId, options);
+}
+
+/** A PUT whose answer was lost may have stored the bytes all the same: the service knows. */
+async function finishAfter(putFailure, uploadId, options) {
+  const { onStatus = () => {} } = options;
   try {
-    return await follow(uploadId, options);
+    onStatus("completing", { uploadId });
+    const state = await complete(uploadId, putFailure ? { ...options, attempts: 1 } : options);
+    if (state.status === "processing") {
+      onStatus("processing", { uploadId });
+    }
+    const media = await follow(uploadId, options);
+    onStatus("ready", { uploadId });
+    return media;
   } catch (error) {
-    if (error instanceof UploadError) {
+    if (error.code === "upload_not_found" && putFailure) {
+      throw putFailure;
+    }
+    if (error instanceof UploadError && !isRefusal(error)) {
       error.uploadId = uploadId;
     }
     throw error;
   }
+}
+
+/** Say whether the service has decided, which it has not while it does not know who is asking. */
+function isRefusal({ status }) {
+  return status >= 400 && status < 500 && status !== 401 && !TRANSIENT_STATUSES.has(status);
 }
 
 /** Wait until a media is ready and return it, as `getMedia` does; reject if its processing fails. */
@@ -201,8 +214,8 @@ export async function requestUpload(file, options = {}) {
  * PUT the bytes to the store, as it was presigned, reporting progress and repeating what failed.
  *
  * Option: `onProgress({ loaded, total, fraction })`. Rejects with `store_unreachable` (no answer, or
- * a fault of the store's) or `upload_refused` (the URL has expired, or the bytes are not the ones
- * declared).
+ * a fault of the store's), `upload_refused` (the URL has expired, or the bytes are not the ones
+ * declared) or `file_unreadable` (the file has changed since it was chosen).
  */
 export async function putObject(presigned, file, options = {}) {
   await repeat(options, async () => {
@@ -210,6 +223,9 @@ export async function putObject(presigned, file, options = {}) {
     // 412: a URL stores once, and it has: an earlier attempt arrived and only its answer was lost.
     if ((status >= 200 && status < 300) || status === 412) {
       return;
+    }
+    if (status === 0) {
+      await read(file.slice(0, HEADER_BYTES)); // browsers tell neither fault from the other
     }
     if (status === 0 || TRANSIENT_STORE_STATUSES.has(status)) {
       throw new UploadError("store_unreachable", "The store did not take the bytes.", {

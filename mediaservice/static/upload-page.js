@@ -8,7 +8,7 @@ import {
   UploadError,
   deleteMedia,
   failureOf,
-  follow,
+  finish,
   listMedia,
   retryMedia,
   upload,
@@ -104,7 +104,7 @@ class Item {
   constructor({ file = null, media = null }) {
     this.file = file;
     this.mediaId = media?.id ?? null;
-    this.again = media ? "follow" : "upload";
+    this.again = media ? "finish" : "upload";
     this.sizeBytes = file?.size ?? media.size_bytes;
     this.name = file?.name ?? nameOf(media);
     this.card = new Card(byId("card"), this.name, {
@@ -187,7 +187,7 @@ class Item {
       if (this.again === "process") {
         await retryMedia(this.mediaId, this.options()).catch(passIfUnderWay);
       }
-      return follow(this.mediaId, this.options());
+      return finish(this.mediaId, this.options());
     });
   }
 
@@ -255,17 +255,16 @@ class Item {
 
 /**
  * Say what the next try has to do: `upload` the file, have its media processed again (`process`), or
- * only `follow` it. A lost connection says nothing about an image that the service has: what the try
- * `before` was to do is still to be done.
+ * `finish` the upload of bytes that are sent. A lost connection leaves a wish to `process` as it was.
  */
 function nextTry(failure, before) {
   if (failure.mediaId !== null) {
     return failure.retryable ? "process" : "upload";
   }
-  if (failure.code === "media_not_found") {
-    return "upload";
+  if (failure.uploadId !== null) {
+    return "finish";
   }
-  return failure.uploadId !== null ? "follow" : before;
+  return before === "process" && failure.code !== "media_not_found" ? "process" : "upload";
 }
 
 /** A media that is no longer failed is being processed again, or was: that is what was asked for. */
@@ -336,7 +335,7 @@ function showOne(media) {
     item.fail(failureOf(media));
   } else {
     item.card.showStatus("processing");
-    item.run(() => follow(media.id, item.options()));
+    item.run(() => finish(media.id, item.options()));
   }
 }
 

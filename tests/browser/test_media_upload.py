@@ -4,6 +4,7 @@ In Chromium, on a page of the service, against the real store; faults are put be
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,6 +74,8 @@ def answer_first(page, url: Any, **answer: Any) -> list[Route]:
 
 
 UPLOAD = "return media.upload(file, options);"
+FINISH = """const error = await media.upload(file, options).catch((error) => error);
+return { error: { ...error }, finished: await media.finish(error.uploadId, options) };"""
 
 
 def test_an_upload_tells_its_stages_and_ends_with_the_media(run):
@@ -281,15 +284,31 @@ def test_a_refusal_comes_with_code_facts_and_request_id(run):
     assert error["requestId"]
 
 
-@pytest.mark.parametrize("call", ["upload(chosen.files[0], options)", "sha256(chosen.files[0])"])
-def test_a_file_that_was_deleted_meanwhile_is_told_as_unreadable(run, page, tmp_path, call):
+@pytest.fixture
+def chosen(run, page, tmp_path) -> Path:
+    """A file on disk that the page has as `chosen.files[0]`."""
     picture = tmp_path / "one.jpg"
     picture.write_bytes(jpeg())
     page.evaluate("document.body.innerHTML = '<input id=chosen type=file>'")
     page.locator("#chosen").set_input_files(picture)
-    picture.unlink()
+    return picture
+
+
+@pytest.mark.parametrize("call", ["upload(chosen.files[0], options)", "sha256(chosen.files[0])"])
+def test_a_file_that_was_deleted_meanwhile_is_told_as_unreadable(run, chosen, call):
+    chosen.unlink()
     error = run(f"return media.{call};")["error"]
     assert (error["name"], error["code"]) == ("UploadError", "file_unreadable")
+
+
+def test_a_file_that_changes_before_its_bytes_are_sent_is_told_as_unreadable(run, page, chosen):
+    def change(route: Route) -> None:
+        chosen.write_bytes(jpeg() + b"more")
+        route.continue_()
+
+    page.route("**/request-upload", change)
+    outcome = run("return media.upload(chosen.files[0], options);")
+    assert (outcome["error"]["code"], outcome["waits"]) == ("file_unreadable", [])
 
 
 def test_a_failed_processing_rejects_with_the_workers_reason(run):
@@ -299,15 +318,27 @@ def test_a_failed_processing_rejects_with_the_workers_reason(run):
     assert outcome["statuses"][-1] == "processing"
 
 
-def test_a_connection_lost_during_processing_leaves_an_id_to_follow(run, page):
-    page.route("**/status", lambda route: route.abort("connectionreset"), times=5)
-    outcome = run(
-        """const error = await media.upload(file, options).catch((error) => error);
-        return { error: { ...error }, followed: await media.follow(error.uploadId, options) };"""
-    )
+@pytest.mark.parametrize("lost", ["**/complete", "**/status"])
+def test_a_connection_lost_after_the_upload_leaves_an_id_to_finish_by(run, page, lost):
+    page.route(lost, lambda route: route.abort("connectionreset"), times=5)
+    outcome = run(FINISH)
     error = outcome["result"]["error"]
     assert (error["code"], error["mediaId"]) == ("network_error", None)
-    assert outcome["result"]["followed"]["status"] == "ready"
+    assert outcome["result"]["finished"]["status"] == "ready"
+    assert outcome["statuses"][-3:] == ["completing", "processing", "ready"]
+
+
+def test_a_caller_no_longer_known_after_the_upload_can_finish_it_later(run, page):
+    answer = {"error": "unauthenticated", "message": "Who is it?", "request_id": "1"}
+    answer_first(page, "**/complete", status=401, json=answer)
+    outcome = run(FINISH)
+    assert outcome["result"]["error"]["code"] == "unauthenticated"
+    assert outcome["result"]["finished"]["status"] == "ready"
+
+
+def test_refused_bytes_leave_nothing_to_finish(run):
+    error = run(f"options.contentType = 'image/png'; {UPLOAD}")["error"]
+    assert (error["code"], error["uploadId"]) == ("content_mismatch", None)
 
 
 @pytest.mark.parametrize("stage", ["hashing", "requesting", "uploading", "completing"])

@@ -161,15 +161,16 @@ def test_a_processing_that_failed_for_no_fault_of_the_images_can_be_tried_again(
     expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
 
 
-def test_a_connection_lost_during_processing_costs_no_second_upload(page):
+@pytest.mark.parametrize("lost", ["**/complete", "**/status"])
+def test_a_connection_lost_after_the_upload_costs_no_second_one(page, lost):
     asked = []
     page.on("request", lambda request: asked.append(request.method))
-    lose(page, "**/status")
+    lose(page, lost)
     page.goto("/")
     choose(page, picture("one.jpg"))
     failed = card(page, "one.jpg")
     expect(failed.get_by_text("The file is still here.")).to_be_visible()
-    page.unroute("**/status")
+    page.unroute(lost)
     failed.get_by_role("button", name="Try again").click()
     expect(failed.get_by_text("Ready", exact=True)).to_be_visible()
     assert asked.count("PUT") == 1
