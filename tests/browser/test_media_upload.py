@@ -3,6 +3,7 @@
 In Chromium, on a page of the service, against the real store; faults are put between the two.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -289,7 +290,7 @@ def chosen(run, page, tmp_path) -> Path:
     """A file on disk that the page has as `chosen.files[0]`."""
     picture = tmp_path / "one.jpg"
     picture.write_bytes(jpeg())
-    page.evaluate("document.body.innerHTML = '<input id=chosen type=file>'")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<input id=chosen type=file>')")
     page.locator("#chosen").set_input_files(picture)
     return picture
 
@@ -304,6 +305,7 @@ def test_a_file_that_was_deleted_meanwhile_is_told_as_unreadable(run, chosen, ca
 def test_a_file_that_changes_before_its_bytes_are_sent_is_told_as_unreadable(run, page, chosen):
     def change(route: Route) -> None:
         chosen.write_bytes(jpeg() + b"more")
+        os.utime(chosen, (0, 0))  # browsers go by the second
         route.continue_()
 
     page.route("**/request-upload", change)
