@@ -13,7 +13,19 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from sqlalchemy import Boolean, Double, Integer, Text, Uuid, or_, select, text, update
+from sqlalchemy import (
+    Boolean,
+    Double,
+    Executable,
+    Integer,
+    Text,
+    Uuid,
+    bindparam,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from config.settings import Settings
 from mediaservice import errors, metrics
@@ -92,6 +104,7 @@ class Processing:
         self._rows = rows
         self._storage = storage
         self._settings = settings
+        self._claim = rows.prepare(self._claim_statement())
         self._statements = {
             Event.PROCESSED: rows.prepare(self._ready_statement()),
             Event.ATTEMPT_FAILED: rows.prepare(self._failure_statement(Event.ATTEMPT_FAILED)),
@@ -104,24 +117,7 @@ class Processing:
         The attempt is counted, and its time runs, from here on: if this process dies before it
         publishes, the media is due again when the time is up.
         """
-        due = due_media(text(AWAITS_WORKER), Media.c.attempts_left > 0, limit=limit)
-        claimed = self._rows.execute(
-            update(Media)
-            .where(Media.c.id.in_(due), text(AWAITS_WORKER))
-            .values(
-                attempt=Media.c.attempt + 1,
-                attempts_left=Media.c.attempts_left - 1,
-                due_at=now_plus(self._settings.processing_timeout_seconds),
-            )
-            .returning(
-                *_JOB_COLUMNS,
-                Media.c.request_id,
-                Media.c.traceparent,
-                Media.c.error_code,
-                Media.c.attempts_left,
-                Media.c.due_at,
-            )
-        )
+        claimed = self._claim.run(batch_size=limit)
         self._forget_failures([row for row in claimed if row.error_code is not None])
         return [
             Claim(
@@ -326,7 +322,28 @@ class Processing:
     def _failed_due_at(self) -> Any:
         return now_plus(timedelta(days=self._settings.failed_retention_days).total_seconds())
 
-    def _ready_statement(self) -> Any:
+    def _claim_statement(self) -> Executable:
+        batch_size = bindparam("batch_size", type_=Integer())
+        due = due_media(text(AWAITS_WORKER), Media.c.attempts_left > 0, limit=batch_size)
+        return (
+            update(Media)
+            .where(Media.c.id.in_(due), text(AWAITS_WORKER))
+            .values(
+                attempt=Media.c.attempt + 1,
+                attempts_left=Media.c.attempts_left - 1,
+                due_at=now_plus(self._settings.processing_timeout_seconds),
+            )
+            .returning(
+                *_JOB_COLUMNS,
+                Media.c.request_id,
+                Media.c.traceparent,
+                Media.c.error_code,
+                Media.c.attempts_left,
+                Media.c.due_at,
+            )
+        )
+
+    def _ready_statement(self) -> Executable:
         records = recordset(
             self._rows.engine.dialect,
             media_id=Uuid(),
@@ -358,7 +375,7 @@ class Processing:
             )
         )
 
-    def _failure_statement(self, event: Event) -> Any:
+    def _failure_statement(self, event: Event) -> Executable:
         """Return the statement for failures that are (ATTEMPT_FAILED) or are not tried again."""
         records = recordset(
             self._rows.engine.dialect,

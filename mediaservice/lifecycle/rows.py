@@ -223,7 +223,9 @@ def fresh_attempts(max_attempts: int) -> dict[str, Any]:
     }
 
 
-def due_media(*conditions: ColumnElement[bool] | TextClause, limit: int) -> Select[tuple[UUID]]:
+def due_media(
+    *conditions: ColumnElement[bool] | TextClause, limit: int | ColumnElement[int]
+) -> Select[tuple[UUID]]:
     """Return the ids of up to `limit` media that are due, longest first, for an UPDATE to take.
 
     Each is locked, and those that somebody else has locked are passed over. It is a CTE because
