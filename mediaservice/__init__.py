@@ -89,7 +89,7 @@ def create_lifecycle(settings: Settings, storage: "Storage") -> "Lifecycle":
 
 def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) -> "Listener":
     """Return the listener, not yet connected to anything."""
-    from mediaservice.listener import DISPATCH_BATCH, Listener
+    from mediaservice.listener import Listener
     from mediaservice.storage import Storage
 
     stopping = threading.Event()
@@ -98,8 +98,7 @@ def create_listener(settings: Settings, heartbeat: "Heartbeat | None" = None) ->
         create_broker(settings, stopping),
         stopping,
         poll_seconds=settings.poll_seconds,
-        # Inline, publishing does the jobs: each one's result is taken before the next is begun.
-        dispatch_batch=DISPATCH_BATCH if settings.has_broker else 1,
+        one_by_one=not settings.has_broker,
         heartbeat=heartbeat,
     )
 

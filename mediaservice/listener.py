@@ -60,7 +60,11 @@ class _Batch:
 
 
 class Listener:
-    """Runs until `stop`; finishes what it has in hand first."""
+    """Runs until `stop`; finishes what it has in hand first.
+
+    `one_by_one` is for a broker whose `publish` does the job: each media is ready before the next
+    job is begun.
+    """
 
     def __init__(
         self,
@@ -69,14 +73,15 @@ class Listener:
         stopping: threading.Event,
         *,
         poll_seconds: float,
-        dispatch_batch: int = DISPATCH_BATCH,
+        one_by_one: bool = False,
         heartbeat: Heartbeat | None = None,
     ) -> None:
         self._lifecycle = lifecycle
         self._broker = broker
         self._stopping = stopping
         self._poll_seconds = poll_seconds
-        self._dispatch_batch = dispatch_batch
+        self._one_by_one = one_by_one
+        self._dispatch_batch = 1 if one_by_one else DISPATCH_BATCH
         self._heartbeat = heartbeat or Heartbeat("listener")
         self._in_flight: _Batch | None = None
         self._purging: list[MediaRow] = []  # claimed; their leases bring them back
@@ -105,6 +110,8 @@ class Listener:
                 self._take_results([])
                 return
             if time.monotonic() >= self._dispatch_at:
+                if self._one_by_one:
+                    self._take_results([])
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
             if time.monotonic() >= self._housekeeping_at:

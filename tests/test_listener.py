@@ -417,7 +417,11 @@ def test_without_a_broker_jobs_are_answered_inside_the_loop(world):
     )
 
 
-def test_without_a_broker_a_media_is_ready_before_the_next_is_begun(world, monkeypatch):
+@pytest.mark.parametrize("database", ["postgresql_url", "sqlite_url"])
+def test_without_a_broker_a_media_is_ready_before_the_next_is_begun(
+    request, make_world, monkeypatch, database
+):
+    world = make_world(DATABASE_URL=request.getfixturevalue(database))
     media_ids = [world.completed() for _ in range(3)]
     ready_before = []
 
