@@ -9,6 +9,7 @@ import itertools
 import os
 import shutil
 import socket
+import struct
 import sys
 import tempfile
 from contextlib import suppress
@@ -28,6 +29,7 @@ worker_class = "sync"
 timeout = 60
 graceful_timeout = 10
 IDLE_CONNECTION_SECONDS = 120
+STALLED_REQUEST_SECONDS = 10
 # Leaks, ours or a library's, end with the worker; the jitter keeps workers from ending together.
 max_requests = 50_000
 max_requests_jitter = 5_000
@@ -80,15 +82,18 @@ metrics = _hold_metrics_folder()
 
 
 def when_ready(server: Any) -> None:
-    """Let the kernel keep connections until they carry a request.
+    """Keep connections that say nothing from occupying sync workers until their timeout.
 
-    Browsers open some in advance: each would occupy a sync worker until its timeout.
+    Browsers open some in advance: the kernel keeps those until they carry a request. A client that
+    stops halfway through one is given up; connections inherit that from the socket they come to.
     """
-    if hasattr(socket, "TCP_DEFER_ACCEPT"):
-        for listener in server.LISTENERS:
+    for listener in server.LISTENERS:
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):
             listener.sock.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, IDLE_CONNECTION_SECONDS
             )
+        patience = struct.pack("ll", STALLED_REQUEST_SECONDS, 0)
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -101,3 +101,16 @@ def test_a_request_behind_a_body_that_was_not_read_is_not_smuggled(web: Web):
         connection.shutdown(socket.SHUT_WR)
         answers = connection.makefile("rb").read().count(b"HTTP/1.1 ")
     assert answers == 1
+
+
+def test_a_client_that_stops_halfway_is_given_up_and_its_process_goes_on(web: Web):
+    head = f"{JSON}Host: a\nAuthorization: Bearer {token()}\nContent-Length: {len(BODY)}"
+    in_its_head, in_its_body = head[:-9].encode(), head.encode() + b"\n\n" + BODY[:9]
+    address = ("127.0.0.1", urlsplit(web.url).port)
+    answers = []
+    for sent in (in_its_head, in_its_body):
+        with socket.create_connection(address, timeout=40) as connection:
+            connection.sendall(sent.replace(b"\n", b"\r\n"))
+            answers.append(connection.makefile("rb").read()[:13])
+    assert answers == [b"", b"HTTP/1.1 400 "]
+    assert "WORKER TIMEOUT" not in web.log_path.read_text()
