@@ -216,12 +216,17 @@ class Uploads:
             "attempts_left": literal(0),
             **self._deadlines(),
         }
-        pending = (Media.c.owner_id == values["owner_id"], text(IS_UNFINISHED))
-        count = select(func.count()).where(*pending).scalar_subquery()
-        size = select(func.coalesce(func.sum(Media.c.size_bytes), 0)).where(*pending)
+        pending = (
+            select(
+                func.count().label("uploads"),
+                func.coalesce(func.sum(Media.c.size_bytes), 0).label("size_bytes"),
+            )
+            .where(Media.c.owner_id == values["owner_id"], text(IS_UNFINISHED))
+            .subquery("pending")
+        )
         source = select(*values.values()).where(
-            count < self._settings.max_pending_uploads,
-            size.scalar_subquery() + values["size_bytes"] <= self._settings.max_pending_bytes,
+            pending.c.uploads < self._settings.max_pending_uploads,
+            pending.c.size_bytes + values["size_bytes"] <= self._settings.max_pending_bytes,
         )
         return (
             self._rows.insert()
