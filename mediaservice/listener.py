@@ -81,7 +81,6 @@ class Listener:
         self._stopping = stopping
         self._poll_seconds = poll_seconds
         self._one_by_one = one_by_one
-        self._dispatch_batch = 1 if one_by_one else DISPATCH_BATCH
         self._heartbeat = heartbeat or Heartbeat("listener")
         self._in_flight: _Batch | None = None
         self._purging: list[MediaRow] = []  # claimed; their leases bring them back
@@ -202,7 +201,8 @@ class Listener:
         """Publish due jobs; say whether there may be more."""
         if not self._broker.can_publish():
             return False
-        claimed = self._lifecycle.processing.claim(self._dispatch_batch)
+        limit = 1 if self._one_by_one else DISPATCH_BATCH
+        claimed = self._lifecycle.processing.claim(limit)
         if not claimed:
             return False
         # The last attempt is published all the same: the job that waits may be another's.
@@ -221,7 +221,7 @@ class Listener:
         self._lifecycle.processing.keep([c for c in claimed if c.job.media_id not in given_back])
         for claim in claimed:
             _report_dispatch(claim, held=held, given_back=given_back)
-        return len(claimed) == self._dispatch_batch and not failed
+        return len(claimed) == limit and not failed
 
     def _hold_waiting(self, resends: Sequence[Claim]) -> set[UUID]:
         """Hold resends while jobs wait in the queue; return the media held.
