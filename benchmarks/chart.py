@@ -33,7 +33,10 @@ def draw(report: Report, path: Path) -> None:
     canvas = Canvas(figsize=(11, 1.4 + 0.36 * len(figures)), dpi=160, layout="constrained")
     canvas.set_facecolor("white")
     axes = canvas.add_subplot()
-    margins = [min(_FURTHEST, max(1 / _FURTHEST, margin_of(figure))) for figure in figures]
+    margins = [
+        min(_FURTHEST, max(1 / _FURTHEST, _goal_of(figure).margin(figure.judged)))
+        for figure in figures
+    ]
     places = range(len(figures))
     axes.barh(
         places,
@@ -57,13 +60,6 @@ def draw(report: Report, path: Path) -> None:
     _set_axes(axes, figures)
     _set_legend(axes, {figure.verdict for figure in figures})
     canvas.savefig(path, format="png", metadata={"Software": None})
-
-
-def margin_of(figure: Figure) -> float:
-    """Return how many times better than its goal a judged figure is; below 1 it misses it."""
-    goal = _goal_of(figure)
-    better, worse = (figure.judged, goal.goal) if goal.at_least else (goal.goal, figure.judged)
-    return better / max(worse, 1e-9)
 
 
 def _set_axes(axes: Axes, figures: Sequence[Figure]) -> None:

@@ -28,6 +28,11 @@ class Goal:
             return Verdict.STRETCH
         return Verdict.GOAL if self._reached(value, self.goal) else Verdict.MISS
 
+    def margin(self, value: float) -> float:
+        """Return how many times better than the goal `value` is; below 1 it misses it."""
+        better, worse = (value, self.goal) if self.at_least else (self.goal, value)
+        return better / max(worse, 1e-9)
+
     def _reached(self, value: float, bound: float) -> bool:
         return value >= bound if self.at_least else value <= bound
 

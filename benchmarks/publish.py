@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks.chart import draw
 from benchmarks.report import Report, markdown_table
 from benchmarks.scale import render_scale
 from docgen.marks import replace_between
@@ -35,6 +34,8 @@ def main(
     results: Path = RESULTS, document: Path = DOCUMENT, scale: Path = SCALE, chart: Path = CHART
 ) -> None:
     """Write the tables and draw the chart."""
+    from benchmarks.chart import draw
+
     report = Report.read(results)
     for path, part in ((document, "figures"), (scale, "scale")):
         path.write_text(render(path.read_text(), part, report))
