@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -110,6 +110,16 @@ def test_servers_die_with_their_parent():
         parent.kill()
     wait_until(lambda: not left_over(folder), seconds=60, what="the servers to end")
     shutil.rmtree(folder)
+
+
+def test_postgresql_starts_again_right_after_it_was_killed(postgresql):
+    with closing(postgresql.connect()) as connection:
+        # A backend that computes does not notice that its server is gone.
+        connection.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 3000000)")
+        postgresql.kill()
+        postgresql.start()
+    with closing(postgresql.connect()) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 @pytest.mark.slow
