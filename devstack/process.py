@@ -185,6 +185,18 @@ def wait_until(
         time.sleep(poll_seconds)
 
 
+def left_over(folder: Path) -> list[str]:
+    """Return the command lines of the processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve().is_relative_to(folder):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue  # it has ended, or is not ours to look at
+    return found
+
+
 def is_listening(port: int) -> bool:
     """Say whether somebody answers on a loopback port."""
     with socket.socket() as probe:

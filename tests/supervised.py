@@ -24,18 +24,6 @@ def copy_project(copy: Path) -> Path:
     return copy
 
 
-def left_over(folder: Path) -> list[str]:
-    """Return the command lines of the processes that work in a folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").resolve().is_relative_to(folder):
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue  # it has ended, or is a kernel thread
-    return found
-
-
 class Run:
     """One `python -m devstack.run`."""
 

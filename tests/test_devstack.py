@@ -13,12 +13,18 @@ from uuid import uuid4
 
 import pytest
 
-from devstack.process import Process, ServiceError, answers, find_free_ports, wait_until
+from devstack.process import (
+    Process,
+    ServiceError,
+    answers,
+    find_free_ports,
+    left_over,
+    wait_until,
+)
 from devstack.roles import WEB, Role
 from devstack.seaweedfs import SOCKETS, YOUNG_SECONDS, remove_dead_sockets
 from mediaservice import PROJECT
 from tests.builders import environment
-from tests.supervised import left_over
 
 SERVERS = """
 import sys, threading

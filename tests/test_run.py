@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 import requests
 
-from devstack.process import answers, find_free_ports, wait_until
+from devstack.process import answers, find_free_ports, left_over, wait_until
 from tests.builders import jpeg
 from tests.service import put_upload
-from tests.supervised import READY, Run, copy_project, left_over
+from tests.supervised import READY, Run, copy_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
