@@ -21,7 +21,7 @@ test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromiu
 
 .PHONY: test-fast
 test-fast: venv ## Run the short tests, which need no server and no browser
-	$(pytest) -m "not slow" $(ARGS)
+	$(pytest) --ignore=tests/browser -m "not slow" $(ARGS)
 
 .PHONY: coverage
 coverage: venv ## Run all tests but chaos and browser; show lines and branches that none of them takes

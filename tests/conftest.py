@@ -19,7 +19,6 @@ import hypothesis
 import pika
 import pytest
 from botocore.loaders import create_loader
-from moto.server import ThreadedMotoServer
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
@@ -104,6 +103,8 @@ def moto() -> Iterator[str]:
 
     Whoever needs it empty posts to its /moto-api/reset.
     """
+    from moto.server import ThreadedMotoServer  # half a second, which not all processes need
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())

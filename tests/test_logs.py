@@ -13,15 +13,15 @@ from structlog.testing import capture_logs
 from config.settings import Settings
 from mediaservice import PROJECT, create_app
 from mediaservice.broker import Delivery
-from tests.builders import environment, production
+from tests.builders import environment, production, settings
 
 ALICE = uuid4()
 DECLARED = {"content_type": "image/jpeg", "size_bytes": 3}
 
 
-@pytest.fixture
-def app(environ):
-    app = create_app(Settings.from_environ(environ))
+@pytest.fixture(scope="module")
+def app(make_sqlite_url):
+    app = create_app(settings(DATABASE_URL=make_sqlite_url()))
     yield app
     app.extensions["media"].lifecycle.rows.engine.dispose()
 
@@ -97,14 +97,25 @@ def test_ids_of_one_request_are_not_those_of_the_next(client, logged):
     assert first["request_id"] == "first" != second["request_id"]
 
 
-def test_what_nobody_foresaw_is_logged_once_and_answered_in_the_one_shape(app, client, logged):
+@pytest.fixture
+def fail(app, monkeypatch):
+    """Have looking for a media raise an error."""
+
+    def fail(error):
+        def find(*_, **__):
+            raise error
+
+        monkeypatch.setattr(app.extensions["media"].lifecycle.rows, "find", find)
+
+    return fail
+
+
+def test_what_nobody_foresaw_is_logged_once_and_answered_in_the_one_shape(
+    fail, client, caller, logged
+):
     fault = ZeroDivisionError("secret detail")
-
-    @app.get("/broken")
-    def broken():
-        raise fault
-
-    answer = client.get("/broken", headers={"X-Request-ID": "r-1"})
+    fail(fault)
+    answer = client.get(f"/api/media/{uuid4()}", headers={**caller, "X-Request-ID": "r-1"})
     assert answer.status_code == 500
     assert (answer.json["error"], answer.json["request_id"]) == ("internal_server_error", "r-1")
     assert "secret detail" not in answer.text
@@ -115,22 +126,16 @@ def test_what_nobody_foresaw_is_logged_once_and_answered_in_the_one_shape(app, c
     assert (line["status"], line["error"]) == (500, "internal_server_error")
 
 
-def test_a_dependency_that_fails_is_logged_once_with_its_reason(app, client, caller, logged):
-    def refuse(*_, **__):
-        raise OperationalError("SELECT", {}, Exception("connection refused"))
-
-    app.extensions["media"].lifecycle.rows.find = refuse
+def test_a_dependency_that_fails_is_logged_once_with_its_reason(fail, client, caller, logged):
+    fail(OperationalError("SELECT", {}, Exception("connection refused")))
     answer = client.get(f"/api/media/{uuid4()}", headers=caller)
     assert (answer.status_code, answer.json["error"]) == (503, "database_unavailable")
     (line,) = [line for line in logged if line["log_level"] == "error"]
     assert (line["event"], line["reason"]) == ("database_unavailable", "connection refused")
 
 
-def test_a_statement_that_the_database_refuses_is_a_fault_of_ours(app, client, caller, logged):
-    def refuse(*_, **__):
-        raise ProgrammingError("SELECT", {}, Exception("no such column"))
-
-    app.extensions["media"].lifecycle.rows.find = refuse
+def test_a_statement_that_the_database_refuses_is_a_fault_of_ours(fail, client, caller, logged):
+    fail(ProgrammingError("SELECT", {}, Exception("no such column")))
     answer = client.get(f"/api/media/{uuid4()}", headers=caller)
     assert (answer.status_code, answer.json["error"]) == (500, "internal_server_error")
     (line,) = [line for line in logged if line["log_level"] == "error"]

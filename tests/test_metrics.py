@@ -33,7 +33,7 @@ from mediaservice.monitoring import (
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from mediaworker.renditions import ImageError, Rendered, Rendition
 from mediaworker.worker import Worker
-from tests.builders import environment, process_request, production, worker_settings
+from tests.builders import environment, process_request, production, settings, worker_settings
 from tests.world import failed, processed
 
 ALICE = uuid4()
@@ -70,9 +70,11 @@ def make_client(environ):
         app.extensions["media"].lifecycle.rows.engine.dispose()
 
 
-@pytest.fixture
-def client(make_client):
-    return make_client()
+@pytest.fixture(scope="module")
+def client(make_sqlite_url):
+    app = create_app(settings(DATABASE_URL=make_sqlite_url()))
+    yield app.test_client()
+    app.extensions["media"].lifecycle.rows.engine.dispose()
 
 
 # Web
@@ -204,6 +206,7 @@ def silent_port():
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_readiness_does_not_wait_for_a_store_that_never_answers(
     make_client, silent_port, monkeypatch
 ):

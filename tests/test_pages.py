@@ -3,6 +3,8 @@
 What the pages do is tested in a browser.
 """
 
+from functools import cache
+
 import pytest
 
 from config.settings import Settings
@@ -10,14 +12,15 @@ from mediaservice import create_app
 from tests.builders import environment, production
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def get():
     """Return a function that fetches a path from a service with the given environment."""
 
-    def get(path, environ):
-        return create_app(Settings.from_environ(environ)).test_client().get(path)
+    @cache
+    def client(variables):
+        return create_app(Settings.from_environ(dict(variables))).test_client()
 
-    return get
+    return lambda path, environ: client(tuple(environ.items())).get(path)
 
 
 def policy(response):

@@ -178,6 +178,7 @@ def test_a_store_that_hangs_is_left(make_store, monkeypatch):
     assert_tells_no_secret(raised.value)
 
 
+@pytest.mark.slow
 def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers(
     make_store, monkeypatch
 ):

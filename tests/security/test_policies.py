@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -87,17 +87,18 @@ class Roles:
         return Storage(Settings.from_environ(variables))
 
 
-@pytest.fixture
-def roles(moto: str, monkeypatch: pytest.MonkeyPatch) -> Roles:
+@pytest.fixture(scope="module")
+def roles(moto: str) -> Iterator[Roles]:
     requests.post(f"{moto}/moto-api/reset", timeout=10)
     found = Roles(moto)
-    monkeypatch.setattr("moto.iam.access_control.S3IAMRequest", PresignedRequest)
-    # AWS asks for s3:ListBucket here; there is no s3:HeadBucket.
-    monkeypatch.setitem(ACTION_MAP["BUCKET"]["HEAD"], "DEFAULT", "ListBucket")
-    # From here on moto asks for permission.
-    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
-    found.storage("operator").create_buckets(("https://app.example.com",))
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moto.iam.access_control.S3IAMRequest", PresignedRequest)
+        # AWS asks for s3:ListBucket here; there is no s3:HeadBucket.
+        patch.setitem(ACTION_MAP["BUCKET"]["HEAD"], "DEFAULT", "ListBucket")
+        # From here on moto asks for permission.
+        patch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
+        found.storage("operator").create_buckets(("https://app.example.com",))
+        yield found
 
 
 def put_original(roles: Roles, role: str = "web") -> str:
