@@ -61,16 +61,17 @@ def start(parts: ExitStack, stopping: threading.Event) -> list[Process]:
             f"port {port} is taken: stop what uses it, or choose another: PORT={port + 1} make run"
         )
     store = SeaweedFS(DATA / "store", store_port())
-    launch(parts, store, stopping)
     environ = environment(store, port)
+    launch(parts, store)
     say("preparing database and buckets …")
-    flask(environ, stopping, "db", "upgrade")
+    flask(environ, stopping, "db", "upgrade")  # while the store starts
+    await_ready(stopping, store)
     flask(environ, stopping, "media", "init")
     ready = f"http://127.0.0.1:{port}/readyz"
     web = role("web", WEB, environ, is_ready=lambda: answers(ready))
     listener = role("listener", LISTENER, environ)
-    launch(parts, web, stopping)
-    launch(parts, listener, stopping)
+    launch(parts, web, listener)
+    await_ready(stopping, web, listener)
     announce(port)
     return [store, web, listener]
 
@@ -89,15 +90,21 @@ def role(
     return Role(name, arguments, directory=DATA, environ=environ, is_ready=is_ready)
 
 
-def launch(parts: ExitStack, process: Process, stopping: threading.Event) -> None:
-    """Start a part, with a new log, and wait until it is ready. Raises Stopped."""
-    say(f"starting {process.name} …")
-    process.log_path.unlink(missing_ok=True)
-    parts.callback(process.stop)
-    process.start(wait=False)
-    process.wait_until_ready(unless=stopping.is_set)
-    if stopping.is_set():
-        raise Stopped
+def launch(parts: ExitStack, *processes: Process) -> None:
+    """Start processes, each with a new log."""
+    for process in processes:
+        say(f"starting {process.name} …")
+        process.log_path.unlink(missing_ok=True)
+        parts.callback(process.stop)
+        process.start(wait=False)
+
+
+def await_ready(stopping: threading.Event, *processes: Process) -> None:
+    """Return once all are ready. Raises Stopped, and ServiceError if one does not get there."""
+    for process in processes:
+        process.wait_until_ready(unless=stopping.is_set)
+        if stopping.is_set():
+            raise Stopped
 
 
 def flask(environ: dict[str, str], stopping: threading.Event, *arguments: str) -> None:
