@@ -2,8 +2,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 python := .venv/bin/python
-# A process for each core; each starts servers of its own, so that more would want much memory.
-pytest := $(python) -m pytest --numprocesses $(shell nproc) --maxprocesses 4 --dist worksteal
+# A process for each core, and one more for tests that wait for servers; four at most, for each
+# process starts servers of its own, which want memory.
+cores := $(shell nproc)
+pytest := $(python) -m pytest --dist worksteal --maxprocesses 4 --numprocesses
 
 .PHONY: help
 help: ## Show this list
@@ -17,16 +19,16 @@ run: ## Run everything here on http://127.0.0.1:8000 (PORT=… for another); Ctr
 .PHONY: test
 test: venv ## Run all tests, on real PostgreSQL, RabbitMQ, SeaweedFS and Chromium
 	@scripts/install-test-services
-	$(pytest) $(ARGS)
+	$(pytest) $(shell expr $(cores) + 1) $(ARGS)
 
 .PHONY: test-fast
 test-fast: venv ## Run the short tests, which need no server and no browser
-	$(pytest) --ignore=tests/browser -m "not slow" $(ARGS)
+	$(pytest) $(cores) --ignore=tests/browser -m "not slow" $(ARGS)
 
 .PHONY: coverage
 coverage: venv ## Run all tests but chaos and browser; show lines and branches that none of them takes
 	@scripts/install-test-services
-	$(pytest) --ignore=tests/chaos --ignore=tests/browser --cov $(ARGS)
+	$(pytest) $(shell expr $(cores) + 1) --ignore=tests/chaos --ignore=tests/browser --cov $(ARGS)
 
 .PHONY: chaos
 chaos: venv ## Break everything while it is used, then check the books (N=300 SEED=…)
