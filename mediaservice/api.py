@@ -171,7 +171,7 @@ def get_status(media_id: UUID) -> Any:
 @blueprint.alt_response(
     304,
     description="Not changed since the `ETag` given in If-None-Match.",
-    headers=openapi.headers("ETag", "Cache-Control"),
+    headers=openapi.headers("ETag", "Cache-Control", "Retry-After"),
     success=True,
 )
 @_fails(errors.MEDIA_NOT_FOUND)
@@ -184,12 +184,15 @@ def get_media(media_id: UUID) -> Any:
     parts = components()
     row = parts.lifecycle.rows.visible(media_id, g.caller)
     etag = f"{row.updated_at.timestamp():.6f}-{_cdn_digest(parts.settings.cdn_base_url)}"
-    headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
+    headers = {
+        "ETag": f'"{etag}"',
+        "Cache-Control": "private, no-cache",
+        **_polling_headers(row),
+    }
     # Weakly: a proxy that compresses makes it weak.
     if request.if_none_match.contains_weak(etag):
         return Response(status=304, headers=headers)
-    body = _media(row, parts.settings.cdn_base_url)
-    return respond(body, 200, {**headers, **_polling_headers(row)})
+    return respond(_media(row, parts.settings.cdn_base_url), 200, headers)
 
 
 @blueprint.delete("/<uuid:media_id>")

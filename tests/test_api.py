@@ -597,6 +597,7 @@ def test_an_unchanged_media_is_304_and_a_changed_one_is_not(service):
     again = service.call("GET", f"/{media_id}", headers={"If-None-Match": etag})
     assert (again.status_code, again.data) == (304, b"")
     assert again.headers["ETag"] == etag
+    assert again.headers["Retry-After"] == first.headers["Retry-After"] == "1"
     service.apply(ProcessedResult(media_id=UUID(media_id), public_key=f"media/{media_id}/a.webp"))
     changed = service.call("GET", f"/{media_id}", headers={"If-None-Match": etag})
     assert (changed.status_code, changed.json["status"]) == (200, "ready")

@@ -468,6 +468,21 @@ def test_a_held_resend_keeps_the_attempt_that_was_published(world):
     assert world.row(job.media_id).error_code == "corrupt_image"
 
 
+def test_a_failure_that_comes_while_a_claim_forgets_the_one_before_is_kept(world, monkeypatch):
+    media_id = world.claimed().media_id
+    world.apply(failed(media_id, code="store_unavailable", retryable=True))
+    world.age(media_id, 601)
+    forget = world.processing._forget_failures
+
+    def forget_late(claimed):
+        world.apply(failed(media_id))  # of a worker that names no attempt
+        forget(claimed)
+
+    monkeypatch.setattr(world.processing, "_forget_failures", forget_late)
+    assert [claim.job.attempt for claim in world.processing.claim(10)] == [2]
+    assert world.row(media_id).error_code == "corrupt_image"
+
+
 def test_a_media_that_nobody_answers_for_fails_after_its_last_attempt(world):
     job = world.claimed()
     for attempt in (2, 3):

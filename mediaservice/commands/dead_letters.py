@@ -89,7 +89,8 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
 def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> None:
     """Delete dead letters for good.
 
-    A lost result is no loss of a media: it is processed again once its attempt has timed out.
+    A lost result is no loss of a media: its attempt times out, and it is processed again or,
+    without attempts left, waits as failed to be retried.
     """
     chosen = _chosen(ids, take_all=take_all)
     what = "all dead letters" if chosen is None else f"dead letters {', '.join(sorted(chosen))}"
