@@ -121,7 +121,8 @@ def test_the_policies_are_enough_for_a_whole_life(roles: Roles):
     assert worker.read_original(RAW_KEY, etag=etag)
     worker.write_public(f"{PUBLIC_PREFIX}main.webp", b"RIFF", content_type="image/webp")
     assert listener.purge(raw_key=RAW_KEY, public_prefix=PUBLIC_PREFIX)
-    assert list(roles.storage("operator").list_objects(PUBLIC)) == []
+    for role in ("web", "listener", "operator"):
+        assert list(roles.storage(role).list_objects(PUBLIC)) == []
 
 
 FORBIDDEN: dict[str, dict[str, Callable[[Any], object]]] = {
