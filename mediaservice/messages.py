@@ -34,7 +34,7 @@ Pixels = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=0, le=2**53)]
 Attempt = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 ErrorCode = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}(?!\n)$")]
-# Base64 (ThumbHash) or base83 (BlurHash): nothing that means something in HTML or JSON.
+# Meant for a ThumbHash in base64; other formats pass, but nothing that means something in HTML.
 Placeholder = Annotated[str, Meta(max_length=128, pattern=r"^[!#-%*-;=?-\[\]-~]*(?!\n)$")]
 
 

@@ -61,7 +61,7 @@ IN_WORDS: Final = {
     "name": "lower-case letters, digits, _ and -, at most 32, the first a letter or a digit",
     "content_type": "like image/webp, without parameters",
     "code": "lower-case letters, digits and _, at most 64, the first a letter",
-    "placeholder": "a ThumbHash in base64, or a BlurHash",
+    "placeholder": "a ThumbHash in base64",
 }
 _FIELD_AT_FAULT: Final = re.compile(r"regex .* - at `\$.*?(\w+)`$", re.DOTALL)
 

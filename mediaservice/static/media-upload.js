@@ -373,10 +373,17 @@ async function callService(method, path, options, { body, headers, onResponse } 
   return repeat(options, async () => {
     const response = await fetchOnce(method, path, options, { body, headers });
     onResponse?.(response);
+    const answer = response.status === 204 ? null : await readJson(response, options.signal);
     if (!response.ok) {
-      throw await errorOf(response);
+      throw errorOf(response, answer);
     }
-    return response.status === 204 ? null : readJson(response);
+    if (answer === undefined) {
+      throw new UploadError("unexpected_response", "The service's answer is not JSON.", {
+        retryable: true,
+        status: response.status,
+      });
+    }
+    return answer;
   });
 }
 
@@ -415,22 +422,20 @@ function noAnswer() {
   return new UploadError("network_error", "The service did not answer.", { retryable: true });
 }
 
-async function readJson(response) {
+/** Return the JSON of an answer, or undefined if it is none. */
+async function readJson(response, signal) {
   try {
     return await response.json();
   } catch (error) {
-    if (!(error instanceof SyntaxError)) {
-      throw noAnswer();
+    signal?.throwIfAborted();
+    if (error instanceof SyntaxError) {
+      return undefined;
     }
-    throw new UploadError("unexpected_response", "The service's answer is not JSON.", {
-      retryable: true,
-      status: response.status,
-    });
+    throw noAnswer();
   }
 }
 
-async function errorOf(response) {
-  const body = await response.json().catch(() => null);
+function errorOf(response, body) {
   const code = body?.error ?? "unexpected_response";
   const message = body?.message ?? `The service answered with status ${response.status}.`;
   return new UploadError(code, message, {

@@ -11,7 +11,10 @@
 
 const LONGEST_SIDE = 32;
 
-/** Draw a base64 ThumbHash on a canvas, which takes the preview's size: stretch it by CSS. */
+/**
+ * Draw a base64 ThumbHash on a canvas, which takes the preview's size: stretch it by CSS. Throws if
+ * it is something else, as other workers may send.
+ */
 export function drawPlaceholder(canvas, base64) {
   const { width, height, rgba } = decodeThumbHash(
     Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)),

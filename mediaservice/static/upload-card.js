@@ -86,13 +86,22 @@ export class Card {
     this.media = media;
     this.part("progress").hidden = true;
     this.part("error").hidden = true;
-    if (media.placeholder) {
-      drawPlaceholder(this.part("placeholder"), media.placeholder);
-      this.part("placeholder").hidden = false;
-    }
+    this.showPlaceholder(media);
     this.showPicture(media);
     this.showVariants(media);
     this.buttons("copy", "delete");
+  }
+
+  showPlaceholder({ placeholder }) {
+    if (!placeholder) {
+      return;
+    }
+    try {
+      drawPlaceholder(this.part("placeholder"), placeholder);
+      this.part("placeholder").hidden = false;
+    } catch {
+      // Another worker's, of another format: the picture is enough.
+    }
   }
 
   showPicture(media) {

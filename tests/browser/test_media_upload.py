@@ -368,6 +368,19 @@ def test_an_abort_ends_a_put_that_is_under_way(run, page):
     assert outcome["error"]["name"] == "AbortError"
 
 
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_an_abort_ends_the_wait_for_the_rest_of_an_answer(run, status):
+    outcome = run(
+        f"""globalThis.fetch = async (_url, {{ signal }}) => {{
+          const start = (body) => signal.addEventListener("abort", () => body.error(signal.reason));
+          setTimeout(() => controller.abort());
+          return new Response(new ReadableStream({{ start }}), {{ status: {status} }});
+        }};
+        return media.finish("an-id", {{ ...options, attempts: 1 }});"""
+    )
+    assert outcome["error"]["name"] == "AbortError"
+
+
 def test_the_service_may_be_anywhere(run, page, site):
     def pass_on(route: Route) -> None:
         url = route.request.url.replace("/backend/pictures", "/api/media")

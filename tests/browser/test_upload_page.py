@@ -356,6 +356,23 @@ def test_a_reload_shows_what_was_uploaded_and_another_user_does_not(page):
     expect(page.get_by_role("listitem")).to_have_count(0)
 
 
+@pytest.mark.parametrize("placeholder", ["LEHV6nWB2yk8pyo0adR*.7kCMdnj", "AAAA", None])
+def test_a_placeholder_of_another_format_is_left_out(page, placeholder):
+    def tell_with_it(route: Route) -> None:
+        listed = route.fetch().json()
+        route.fulfill(
+            json={"items": [{**item, "placeholder": placeholder} for item in listed["items"]]}
+        )
+
+    page.goto("/")
+    choose(page, picture("one.jpg"), picture("two.jpg"))
+    expect(page.get_by_text("Ready", exact=True)).to_have_count(2)
+    page.route("**/api/media?*", tell_with_it)
+    page.reload()
+    expect(page.get_by_text("Ready", exact=True)).to_have_count(2)
+    expect(page.locator("[data-part=placeholder]:visible")).to_have_count(0)
+
+
 def test_an_image_has_one_card_whoever_comes_and_goes(page):
     page.goto("/")
     choose(page, picture("one.jpg"))
