@@ -88,13 +88,16 @@ class ServiceClient:
     def _put(
         self, presigned: dict[str, Any], path: Path, on_bytes: Callable[[int], object]
     ) -> None:
-        with path.open("rb") as file:
-            response = self._request(
-                presigned["method"],
-                presigned["upload_url"],
-                body=_Watched(file, on_bytes),
-                headers={**presigned["headers"], "Content-Length": str(path.stat().st_size)},
-            )
+        try:
+            with path.open("rb") as file:
+                response = self._request(
+                    presigned["method"],
+                    presigned["upload_url"],
+                    body=_Watched(file, on_bytes),
+                    headers={**presigned["headers"], "Content-Length": str(path.stat().st_size)},
+                )
+        except OSError as error:
+            raise UploadFailed(f"cannot be read any more: {error.strerror}") from None
         # 412: the object is there already, from a first try whose response was lost.
         if response.status not in (200, 412):
             raise UploadFailed(f"the store refused the bytes with HTTP {response.status}")
@@ -112,7 +115,7 @@ class ServiceClient:
             time.sleep(wait_seconds)
             response = self._request("GET", self._address(f"{media_id}/status"))
             status = _body(response)
-            wait_seconds = float(response.headers.get("Retry-After", wait_seconds))
+            wait_seconds = self._retries.get_retry_after(response) or wait_seconds
         if status["status"] == "failed":
             raise UploadFailed(status["error"]["message"], status["error"]["code"])
 
