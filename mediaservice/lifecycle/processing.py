@@ -15,12 +15,13 @@ import msgspec
 import structlog
 from sqlalchemy import (
     Boolean,
-    Double,
+    ColumnElement,
     Executable,
     Integer,
     Text,
     Uuid,
     bindparam,
+    case,
     or_,
     select,
     text,
@@ -180,7 +181,7 @@ class Processing:
         processed = {
             r.media_id: _ready_record(r) for r in results if isinstance(r, ProcessedResult)
         }
-        failed = [self._failure_record(r) for r in results if isinstance(r, FailedResult)]
+        failed = [_failure_record(r) for r in results if isinstance(r, FailedResult)]
         records = {
             Event.PROCESSED: list(processed.values()),
             Event.ATTEMPT_FAILED: failed,
@@ -383,16 +384,16 @@ class Processing:
             attempt=Integer(),
             error_code=Text(),
             retryable=Boolean(),
-            retry_seconds=Double(),
         )
         statement = transition(event).where(
             Media.c.id == records.c.media_id,
             or_(records.c.attempt.is_(None), records.c.attempt == Media.c.attempt),
+            Media.c.error_code.is_(None),  # or the attempt has failed already
         )
         if event is Event.ATTEMPT_FAILED:
             return (
                 statement.where(records.c.retryable, Media.c.attempts_left > 0)
-                .values(error_code=records.c.error_code, due_at=now_plus(records.c.retry_seconds))
+                .values(error_code=records.c.error_code, due_at=now_plus(self._backoff_seconds()))
                 .returning(Media.c.id, Media.c.request_id)
             )
         return (
@@ -401,16 +402,14 @@ class Processing:
             .returning(Media.c.id, Media.c.request_id)
         )
 
-    def _failure_record(self, result: FailedResult) -> dict[str, Any]:
-        doublings = min((result.attempt or 1) - 1, 32)
-        retry_seconds = self._settings.retry_backoff_seconds * 2**doublings
-        return {
-            "media_id": result.media_id,
-            "attempt": result.attempt,
-            "error_code": result.error.code,
-            "retryable": result.error.retryable,
-            "retry_seconds": min(retry_seconds, MAX_BACKOFF_SECONDS),
+    def _backoff_seconds(self) -> ColumnElement[float]:
+        """Return how long to wait after a failure: it doubles with each attempt of a set."""
+        first, attempts = self._settings.retry_backoff_seconds, self._settings.max_attempts
+        by_attempts_left = {
+            left: min(first * 2 ** (attempts - left - 1), MAX_BACKOFF_SECONDS)
+            for left in range(attempts)
         }
+        return case(by_attempts_left, value=Media.c.attempts_left, else_=first)
 
 
 def _outcomes(
@@ -428,6 +427,15 @@ def _outcomes(
         else:
             outcomes.append(ResultOutcome.DUPLICATE)
     return outcomes
+
+
+def _failure_record(result: FailedResult) -> dict[str, Any]:
+    return {
+        "media_id": result.media_id,
+        "attempt": result.attempt,
+        "error_code": result.error.code,
+        "retryable": result.error.retryable,
+    }
 
 
 def _ready_record(result: ProcessedResult) -> dict[str, Any]:
