@@ -406,6 +406,12 @@ class Settings(WorkerSettings):
         "Extra time after an upload URL expires, for uploads in flight and clocks that differ.",
         300,
     )
+    late_upload_seconds: int = _setting(
+        _number(0, 30 * 86_400),
+        "How long after its URL has expired an upload that began in time may still arrive: a "
+        "deleted media's objects are looked for once more then.",
+        86_400,
+    )
 
     max_attempts: int = _setting(_number(1, 100), "Attempts per media before it fails.", 3)
     processing_timeout_seconds: int = _setting(

@@ -508,7 +508,7 @@ def test_stats_tell_what_there_is_and_what_is_due(run, world):
     assert numbers["queues"] is None
     shown = run("stats").out
     assert "corrupt_image" in shown
-    assert "deleted, not yet purged" in shown
+    assert "tombstones of deleted media" in shown
 
 
 # with RabbitMQ
@@ -686,6 +686,30 @@ def test_files_are_uploaded_to_a_running_service(service, tmp_path):
     }
     assert "cannot be read" in missing["error"]["message"]
     assert all(set(outcome) == set(photo) for outcome in shown.json)
+
+
+@pytest.mark.slow
+def test_a_file_that_goes_away_before_it_is_sent_keeps_no_other_from_it(
+    service, tmp_path, monkeypatch
+):
+    names = ("gone.jpg", "photo.jpg")
+    for name in names:
+        (tmp_path / name).write_bytes(jpeg())
+
+    def declare(path):
+        declared = _declaration(path)
+        (tmp_path / "gone.jpg").unlink(missing_ok=True)
+        return declared
+
+    monkeypatch.setattr("mediaservice.client._declaration", declare)
+    shown = runner(service.settings)(
+        "upload",
+        *(tmp_path / name for name in names),
+        *("--url", service.url, "--user-id", uuid4(), "--json"),
+    )
+    gone, photo = shown.json
+    assert (shown.code, photo["status"]) == (1, "ready")
+    assert gone["error"]["message"].startswith("cannot be read any more: No such file")
 
 
 @pytest.mark.slow

@@ -468,18 +468,21 @@ def test_a_held_resend_keeps_the_attempt_that_was_published(world):
     assert world.row(job.media_id).error_code == "corrupt_image"
 
 
-def test_a_failure_that_comes_while_a_claim_forgets_the_one_before_is_kept(world, monkeypatch):
+def test_a_claim_that_was_suspended_forgets_no_failure_of_a_later_one(world, monkeypatch):
     media_id = world.claimed().media_id
     world.apply(failed(media_id, code="store_unavailable", retryable=True))
     world.age(media_id, 601)
     forget = world.processing._forget_failures
 
     def forget_late(claimed):
-        world.apply(failed(media_id))  # of a worker that names no attempt
+        monkeypatch.undo()
+        world.age(media_id, 601)
+        (after,) = world.processing.claim(10)
+        world.apply(failed(after.job))
         forget(claimed)
 
     monkeypatch.setattr(world.processing, "_forget_failures", forget_late)
-    assert [claim.job.attempt for claim in world.processing.claim(10)] == [2]
+    world.processing.claim(10)
     assert world.row(media_id).error_code == "corrupt_image"
 
 
@@ -651,16 +654,37 @@ def test_a_retry_that_was_given_back_is_still_no_resend(world):
 
 
 @pytest.mark.parametrize(
-    ("attempt", "answered", "seconds"),
-    [(1, None, 10), (3, 3, 40), (9, 9, 2560), (10, 10, 3600), (2**31 - 1, 2**31 - 1, 3600)],
+    ("attempts_left", "seconds"),
+    [(150, 10), (99, 10), (97, 40), (91, 2560), (90, 3600), (1, 3600)],
 )
-def test_the_wait_doubles_with_each_attempt_up_to_an_hour(world, attempt, answered, seconds):
+def test_the_wait_doubles_with_each_attempt_up_to_an_hour(make_world, attempts_left, seconds):
+    world = make_world(MAX_ATTEMPTS="100")
     media_id = world.claimed().media_id
-    world.set(media_id, attempt=attempt)
-    world.apply(failed(media_id, attempt=answered, retryable=True))
+    world.set(media_id, attempts_left=attempts_left)
+    world.apply(failed(media_id, retryable=True))
     row = world.row(media_id)
     assert row.status == "processing"
     assert row.due_at == row.updated_at + timedelta(seconds=seconds)
+
+
+def test_a_new_set_of_attempts_waits_no_longer_than_the_first(world):
+    media_id = world.failed()
+    world.processing.retry(media_id)
+    (claim,) = world.processing.claim(10)
+    world.apply(failed(claim.job, retryable=True))
+    row = world.row(media_id)
+    assert (claim.job.attempt, row.due_at - row.updated_at) == (2, timedelta(seconds=10))
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_failure_that_comes_again_changes_nothing(world, retryable):
+    job = world.claimed()
+    world.apply(failed(job, code="store_unavailable", retryable=True))
+    before = world.row(job.media_id)
+    for answer in (job, job.media_id):
+        again = failed(answer, code="internal_error", retryable=retryable)
+        assert world.apply(again) == ["duplicate"]
+    assert world.row(job.media_id) == before
 
 
 def test_a_failure_of_an_earlier_attempt_is_ignored(world):
@@ -851,6 +875,22 @@ def test_an_upload_after_the_purge_is_purged_when_its_url_is_dead(world):
     world.put(media_id, jpeg())
     world.age(media_id, 1300)
     world.purge_due()
+    assert world.is_empty(media_id)
+    assert world.row(media_id) is None
+
+
+def test_an_upload_that_arrives_long_after_its_url_is_dead_is_purged_too(make_world):
+    world = make_world(LATE_UPLOAD_SECONDS="86400")
+    media_id = world.pending()
+    world.delete(media_id)
+    world.purge_due()
+    world.age(media_id, 1300)
+    assert world.purge_due() == 1
+    row = world.row(media_id)
+    assert row.due_at == row.upload_expires_at + timedelta(days=1)
+    world.put(media_id, jpeg())
+    world.age(media_id, days=1)
+    assert world.purge_due() == 1
     assert world.is_empty(media_id)
     assert world.row(media_id) is None
 

@@ -63,7 +63,7 @@ def _show(numbers: dict[str, Any], *, has_broker: bool) -> None:
         if status == "processing":
             for attempt, processing in numbers["attempts"].items():
                 _line(f"  attempt {attempt}" if attempt else "  not begun", processing)
-    _line("deleted, not yet purged", numbers["tombstones"])
+    _line("tombstones of deleted media", numbers["tombstones"])
     _heading("due now")
     for kind, work in numbers["due"].items():
         age = f"oldest for {work['oldest_age_seconds']:.0f} s" if work["count"] else ""

@@ -1,7 +1,7 @@
 """Deletion: the owner's intent at once, the bytes soon after, the row when nothing can come back.
 
 A deleted media is a tombstone (`deleted_at`) until its upload URL is dead, no worker can still be
-writing, and both buckets have been looked at again.
+writing, no slow upload can still arrive, and both buckets have been looked at again.
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,7 @@ class Deletion:
         self._rows = rows
         self._storage = storage
         self._grace = timedelta(seconds=settings.upload_grace_seconds)
+        self._late_upload = timedelta(seconds=settings.late_upload_seconds)
         self._processing_timeout = timedelta(seconds=settings.processing_timeout_seconds)
         self._failed_retention = timedelta(days=settings.failed_retention_days)
         self._raw_retention = timedelta(days=settings.raw_retention_days)
@@ -132,8 +133,8 @@ class Deletion:
             return False
         if row.deleted_at is None:
             self._finish(row, due_at=row.updated_at + self._failed_retention)
-        elif row.claimed_at < self._nothing_comes_after(row):
-            self._finish(row, due_at=self._nothing_comes_after(row))
+        elif next_look := self._next_look(row):
+            self._finish(row, due_at=next_look)
         else:
             self._rows.execute(delete(Media).where(_lease_of(row)))
         return True
@@ -189,11 +190,17 @@ class Deletion:
             self.postpone(row)
         return is_empty
 
-    def _nothing_comes_after(self, row: MediaRow) -> datetime:
-        """Return when the upload URL is dead and no worker can be writing any more."""
+    def _next_look(self, row: MediaRow) -> datetime | None:
+        """Return when to look for objects of a tombstone again, or None once nothing can come.
+
+        Once its URL is dead and no worker can be writing; and once more for an upload that the
+        store let begin in time, which may take as long as its client likes.
+        """
         upload_over: datetime = row.upload_expires_at + self._grace
         processing_over: datetime = row.deleted_at + self._processing_timeout + self._grace
-        return max(upload_over, processing_over)
+        soon = max(upload_over, processing_over)
+        last = max(soon, row.upload_expires_at + self._late_upload)
+        return next((look for look in (soon, last) if row.claimed_at < look), None)
 
     def _finish(self, row: MediaRow, *, due_at: Any) -> None:
         self._rows.execute(update(Media).where(_lease_of(row)).values(due_at=due_at))

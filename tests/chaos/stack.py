@@ -110,6 +110,7 @@ class Stack:
             "S3_PUBLIC_ENDPOINT": self.seaweedfs.endpoint,
             "UPLOAD_URL_TTL_SECONDS": str(UPLOAD_URL_TTL_SECONDS),
             "UPLOAD_GRACE_SECONDS": str(UPLOAD_GRACE_SECONDS),
+            "LATE_UPLOAD_SECONDS": "0",
             "PROCESSING_TIMEOUT_SECONDS": str(PROCESSING_TIMEOUT_SECONDS),
             "DECODE_TIMEOUT_SECONDS": str(DECODE_TIMEOUT_SECONDS),
             "RETRY_BACKOFF_SECONDS": "1",

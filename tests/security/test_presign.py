@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -58,11 +59,15 @@ class Put:
         merged = {**self.headers, **changes}
         return replace(self, headers={n: v for n, v in merged.items() if v is not None})
 
+    @property
+    def url(self) -> str:
+        return f"{self.path}?{urlencode(self.query, quote_via=quote)}"
+
     def send(self) -> int:
         """Send it byte for byte, for libraries would tidy it up; return the status."""
         connection = http.client.HTTPConnection(self.host, timeout=10)
         headers = {"Host": self.host, **self.headers}
-        url = f"{self.path}?{urlencode(self.query, quote_via=quote)}"
+        url = self.url
         if self.chunked:
             pieces = iter([self.body])
             connection.request(self.method, url, pieces, headers, encode_chunked=True)
@@ -275,9 +280,38 @@ def test_what_a_url_stores_after_the_delete_is_purged_again(service: Service):
     assert key not in service.objects()
 
 
+def test_an_upload_that_outlasts_its_url_and_the_media_is_purged_in_the_end(service: Service):
+    """The store looks at the time when the PUT begins, not when it ends."""
+    put = Put.of(presigned := service.request(BODY))
+    connection = http.client.HTTPConnection(put.host, timeout=10)
+    connection.putrequest("PUT", put.url, skip_host=True)
+    for name, value in {"Host": put.host, "Content-Length": str(len(BODY)), **put.headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders(BODY[:10])
+    assert service.call("DELETE", f"/{presigned['upload_id']}").status_code == 204
+    for hours in (0, 1):  # the URL is dead, and nothing has come
+        age_all(service, hours)
+        purge(service)
+    connection.send(BODY[10:])
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert (put.bucket, put.key) in service.objects()
+    age_all(service, hours=24)
+    purge(service)
+    assert (put.bucket, put.key) not in service.objects()
+    assert service.lifecycle.rows.find(UUID(presigned["upload_id"])) is None
+
+
 def purge(service: Service) -> None:
     for row in service.lifecycle.deletion.claim(100):
         service.lifecycle.deletion.purge(row)
+
+
+def age_all(service: Service, hours: int) -> None:
+    names = ("created_at", "updated_at", "upload_expires_at", "deleted_at", "due_at")
+    passed = ", ".join(f"{name} = {name} - make_interval(hours => {hours})" for name in names)
+    with service.lifecycle.rows.engine.begin() as connection:
+        connection.execute(sa.text(f"UPDATE media SET {passed}"))
 
 
 def make_all_due(service: Service) -> None:
