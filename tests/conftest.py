@@ -19,6 +19,7 @@ import hypothesis
 import pika
 import pytest
 from botocore.loaders import create_loader
+from flask import Flask
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
@@ -26,6 +27,7 @@ from config.settings import Settings
 from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
+from mediaservice import create_app
 from mediaservice.broker import RESULTS_QUEUE
 from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.database import create_database_engine
@@ -260,6 +262,14 @@ def make_proxy() -> Iterator[Callable[[int], Proxy]]:
     yield make
     for proxy in made:
         proxy.close()
+
+
+@pytest.fixture(scope="module")
+def sqlite_app(make_sqlite_url: Callable[[], str]) -> Iterator[Flask]:
+    """An application without servers, a module's: making one takes longer than many a test."""
+    app = create_app(Settings.from_environ(environment(DATABASE_URL=make_sqlite_url())))
+    yield app
+    app.extensions["media"].lifecycle.rows.engine.dispose()
 
 
 @pytest.fixture

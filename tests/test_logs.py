@@ -13,22 +13,15 @@ from structlog.testing import capture_logs
 from config.settings import Settings
 from mediaservice import PROJECT, create_app
 from mediaservice.broker import Delivery
-from tests.builders import environment, production, settings
+from tests.builders import environment, production
 
 ALICE = uuid4()
 DECLARED = {"content_type": "image/jpeg", "size_bytes": 3}
 
 
-@pytest.fixture(scope="module")
-def app(make_sqlite_url):
-    app = create_app(settings(DATABASE_URL=make_sqlite_url()))
-    yield app
-    app.extensions["media"].lifecycle.rows.engine.dispose()
-
-
 @pytest.fixture
-def client(app):
-    return app.test_client()
+def client(sqlite_app):
+    return sqlite_app.test_client()
 
 
 @pytest.fixture
@@ -98,14 +91,14 @@ def test_ids_of_one_request_are_not_those_of_the_next(client, logged):
 
 
 @pytest.fixture
-def fail(app, monkeypatch):
+def fail(sqlite_app, monkeypatch):
     """Have looking for a media raise an error."""
 
     def fail(error):
         def find(*_, **__):
             raise error
 
-        monkeypatch.setattr(app.extensions["media"].lifecycle.rows, "find", find)
+        monkeypatch.setattr(sqlite_app.extensions["media"].lifecycle.rows, "find", find)
 
     return fail
 

@@ -33,7 +33,7 @@ from mediaservice.monitoring import (
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from mediaworker.renditions import ImageError, Rendered, Rendition
 from mediaworker.worker import Worker
-from tests.builders import environment, process_request, production, settings, worker_settings
+from tests.builders import environment, process_request, production, worker_settings
 from tests.world import failed, processed
 
 ALICE = uuid4()
@@ -70,11 +70,9 @@ def make_client(environ):
         app.extensions["media"].lifecycle.rows.engine.dispose()
 
 
-@pytest.fixture(scope="module")
-def client(make_sqlite_url):
-    app = create_app(settings(DATABASE_URL=make_sqlite_url()))
-    yield app.test_client()
-    app.extensions["media"].lifecycle.rows.engine.dispose()
+@pytest.fixture
+def client(sqlite_app):
+    return sqlite_app.test_client()
 
 
 # Web

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from tests.builders import jpeg
 from tests.security.service import Service
+from tests.world import TIMES
 
 BODY = jpeg()
 OTHER_ID = "0190a8e5-6c1f-7d3a-9b7e-1f2e3d4c5b6c"
@@ -67,12 +68,11 @@ class Put:
         """Send it byte for byte, for libraries would tidy it up; return the status."""
         connection = http.client.HTTPConnection(self.host, timeout=10)
         headers = {"Host": self.host, **self.headers}
-        url = self.url
         if self.chunked:
             pieces = iter([self.body])
-            connection.request(self.method, url, pieces, headers, encode_chunked=True)
+            connection.request(self.method, self.url, pieces, headers, encode_chunked=True)
         else:
-            connection.request(self.method, url, self.body, headers)
+            connection.request(self.method, self.url, self.body, headers)
         status = connection.getresponse().status
         connection.close()
         return status
@@ -275,7 +275,7 @@ def test_what_a_url_stores_after_the_delete_is_purged_again(service: Service):
     assert put.send() == 200
     done = service.call("POST", "/complete", json={"upload_id": presigned["upload_id"]})
     assert done.status_code == 404
-    make_all_due(service)
+    age_all(service, hours=1)
     purge(service)
     assert key not in service.objects()
 
@@ -308,15 +308,9 @@ def purge(service: Service) -> None:
 
 
 def age_all(service: Service, hours: int) -> None:
-    names = ("created_at", "updated_at", "upload_expires_at", "deleted_at", "due_at")
-    passed = ", ".join(f"{name} = {name} - make_interval(hours => {hours})" for name in names)
+    passed = ", ".join(f"{name} = {name} - make_interval(hours => {hours})" for name in TIMES)
     with service.lifecycle.rows.engine.begin() as connection:
         connection.execute(sa.text(f"UPDATE media SET {passed}"))
-
-
-def make_all_due(service: Service) -> None:
-    with service.lifecycle.rows.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE media SET due_at = now() WHERE due_at IS NOT NULL"))
 
 
 def test_keys_come_from_ids_alone(service: Service):
