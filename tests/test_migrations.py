@@ -105,6 +105,16 @@ def test_migrations_can_be_taken_back_and_run_again(app):
     assert tables_of(app) == {"media"}
 
 
+def test_the_code_of_an_earlier_release_migrates_nothing(app, caplog):
+    flask_migrate.upgrade()
+    with engine_of(app).begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'a later one'"))
+    with pytest.raises(SystemExit):
+        flask_migrate.upgrade()
+    assert "Can't locate revision" in caplog.text
+    assert tables_of(app) == {"media"}
+
+
 def test_there_is_one_line_of_migrations():
     script = ScriptDirectory(PROJECT / "migrations")
     assert len(script.get_heads()) == 1
