@@ -149,7 +149,7 @@ def complete(body: dict[str, Any]) -> Any:
     examples=openapi.STATUS_EXAMPLES,
     headers=openapi.headers("Retry-After", "Cache-Control"),
 )
-@_fails(errors.MEDIA_NOT_FOUND)
+@_fails(*openapi.WITH_MEDIA_ID)
 def get_status(media_id: UUID) -> Any:
     """Get where a media stands.
 
@@ -174,7 +174,7 @@ def get_status(media_id: UUID) -> Any:
     headers=openapi.headers("ETag", "Cache-Control", "Retry-After"),
     success=True,
 )
-@_fails(errors.MEDIA_NOT_FOUND)
+@_fails(*openapi.WITH_MEDIA_ID)
 def get_media(media_id: UUID) -> Any:
     """Get a media's metadata and CDN URLs.
 
@@ -198,7 +198,7 @@ def get_media(media_id: UUID) -> Any:
 @blueprint.delete("/<uuid:media_id>")
 @_caller_required
 @blueprint.response(204, headers=openapi.headers())
-@_fails(errors.NOT_OWNER, errors.MEDIA_NOT_FOUND)
+@_fails(*openapi.WITH_MEDIA_ID, errors.NOT_OWNER)
 def delete_media(media_id: UUID) -> Any:
     """Delete a media of yours.
 
@@ -216,7 +216,7 @@ def delete_media(media_id: UUID) -> Any:
     example=openapi.PROCESSING_EXAMPLE,
     headers=openapi.headers("Retry-After"),
 )
-@_fails(errors.NOT_OWNER, errors.MEDIA_NOT_FOUND, errors.RETRY_NOT_POSSIBLE)
+@_fails(*openapi.WITH_MEDIA_ID, errors.NOT_OWNER, errors.RETRY_NOT_POSSIBLE)
 def retry_media(media_id: UUID) -> Any:
     """Have a media of yours processed again whose processing failed.
 

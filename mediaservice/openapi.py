@@ -20,12 +20,11 @@ View = Callable[..., Any]
 _REQUEST_ID = "0e6f8a52-5f0e-4c53-9d0b-6a3f0c6f2f7e"
 _MEDIA_ID = "019aa0e8-7f3c-7b21-9a54-2d1c88f0b6e3"
 _OWNER_ID = "7d8ee0b5-6a4c-4a4b-9d36-0f0c2bd0e3a1"
-_CHECKSUM = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
 _UPLOAD_URL = (
     f"https://s3.example.com/raw/uploads/{_MEDIA_ID}?X-Amz-Algorithm=AWS4-HMAC-SHA256"
     "&X-Amz-Credential=…&X-Amz-Date=20260401T120000Z&X-Amz-Expires=900"
     "&X-Amz-SignedHeaders=content-length%3Bcontent-type%3Bhost%3Bif-none-match"
-    "%3Bx-amz-checksum-sha256&X-Amz-Signature=…"
+    "&X-Amz-Signature=…"
 )
 
 SPEC_OPTIONS = {
@@ -76,20 +75,19 @@ _HEADERS: dict[str, dict[str, Any]] = {
 }
 
 _UPLOAD_ID = "$response.body#/upload_id"
-_MEDIA = "#/paths/~1api~1media~1{media_id}"
 PRESIGNED_UPLOAD_LINKS = {
     "complete": {
-        "operationRef": "#/paths/~1api~1media~1complete/post",
+        "operationId": "complete",
         "description": "When the bytes are PUT.",
         "requestBody": {"upload_id": _UPLOAD_ID},
     },
     **{
-        name: {"operationRef": f"{_MEDIA}{operation}", "parameters": {"media_id": _UPLOAD_ID}}
-        for name, operation in (
-            ("status", "~1status/get"),
-            ("media", "/get"),
-            ("retry", "~1retry/post"),
-            ("delete", "/delete"),
+        name: {"operationId": operation_id, "parameters": {"media_id": _UPLOAD_ID}}
+        for name, operation_id in (
+            ("status", "get_status"),
+            ("media", "get_media"),
+            ("retry", "retry_media"),
+            ("delete", "delete_media"),
         )
     },
 }
@@ -103,12 +101,16 @@ IF_NONE_MATCH = {
 
 
 WITH_BODY = (
-    errors.BAD_REQUEST,
     errors.REQUEST_TOO_LARGE,
     errors.UNSUPPORTED_MEDIA_TYPE,
     errors.INVALID_REQUEST,
 )
+WITH_MEDIA_ID = (
+    errors.NOT_FOUND,
+    errors.MEDIA_NOT_FOUND,
+)
 _EVERYWHERE = (
+    errors.BAD_REQUEST,
     errors.UNAUTHENTICATED,
     errors.AUTHENTICATION_UNAVAILABLE,
     errors.DATABASE_UNAVAILABLE,
@@ -131,15 +133,15 @@ _STATUS = {
     "id": _MEDIA_ID,
     "status": "processing",
     "error": None,
-    "created_at": "2026-04-01T12:00:00.123456+00:00",
-    "updated_at": "2026-04-01T12:00:03.456789+00:00",
+    "created_at": "2026-04-01T12:00:00.123456Z",
+    "updated_at": "2026-04-01T12:00:03.456789Z",
     "processed_at": None,
 }
 _READY = {
     **_STATUS,
     "status": "ready",
-    "updated_at": "2026-04-01T12:00:04.012345+00:00",
-    "processed_at": "2026-04-01T12:00:04.012345+00:00",
+    "updated_at": "2026-04-01T12:00:04.012345Z",
+    "processed_at": "2026-04-01T12:00:04.012345Z",
 }
 _FAILED = {
     **_STATUS,
@@ -190,24 +192,17 @@ _UNREADY_MEDIA = {
     "variants": [],
 }
 
-REQUEST_UPLOAD_EXAMPLE = {
-    "content_type": "image/jpeg",
-    "size_bytes": 348_052,
-    "checksum_sha256": _CHECKSUM,
-}
+# Without a checksum, so that whoever tries it by hand has the size alone to make their file's.
+REQUEST_UPLOAD_EXAMPLE = {"content_type": "image/jpeg", "size_bytes": 348_052}
 PRESIGNED_UPLOAD_EXAMPLE = {
     "upload_id": _MEDIA_ID,
     "upload_url": _UPLOAD_URL,
     "method": "PUT",
-    "headers": {
-        "Content-Type": "image/jpeg",
-        "If-None-Match": "*",
-        "x-amz-checksum-sha256": _CHECKSUM,
-    },
-    "expires_at": "2026-04-01T12:15:00.123456+00:00",
+    "headers": {"Content-Type": "image/jpeg", "If-None-Match": "*"},
+    "expires_at": "2026-04-01T12:15:00.123456Z",
     "curl": (
         "curl --fail-with-body --upload-file image.jpeg -H 'Content-Type: image/jpeg' "
-        f"-H 'If-None-Match: *' -H 'x-amz-checksum-sha256: {_CHECKSUM}' '{_UPLOAD_URL}'"
+        f"-H 'If-None-Match: *' '{_UPLOAD_URL}'"
     ),
 }
 COMPLETE_UPLOAD_EXAMPLE = {"upload_id": _MEDIA_ID}

@@ -48,6 +48,13 @@ class StrictBlueprint(Blueprint):
 
     ARGUMENTS_PARSER = StrictParser()
 
+    def add_url_rule(
+        self, rule: str, endpoint: Any = None, view_func: Any = None, **kwargs: Any
+    ) -> None:
+        """Register a view; in generated clients, too, it has the name of its function."""
+        named = self.doc(operationId=view_func.__name__)(view_func)
+        super().add_url_rule(rule, endpoint, named, **kwargs)
+
     def arguments(self, schema: Schema, *, location: str = "json", **kwargs: Any) -> Decorator:
         """Give the view what a schema reads.
 

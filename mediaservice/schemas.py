@@ -9,13 +9,14 @@ import re
 from typing import Any
 from uuid import UUID
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from mediaservice.parsing import UUID_TEXT
 from mediaservice.states import OwnerType, Status
 
 _SHA256_BYTES = 32
 _DIGITS = re.compile("[0-9]{1,9}")
+_VISIBLE_ASCII = validate.Regexp(re.compile(r"[\x21-\x7e]+\Z"))
 
 
 class Sha256(fields.String):
@@ -61,13 +62,26 @@ class CanonicalUuid(fields.UUID):
         return super()._deserialize(value, *args, **kwargs)
 
 
-class RequestUpload(Schema):
-    """What the client is about to upload."""
+class RequestSchema(Schema):
+    """A schema of requests: nothing but what is declared may be given."""
 
     class Meta:
         """Marshmallow's options."""
 
         unknown = RAISE
+
+
+class ResponseSchema(Schema):
+    """A schema of responses: clients have to let pass what later versions add."""
+
+    class Meta:
+        """Marshmallow's options."""
+
+        unknown = EXCLUDE
+
+
+class RequestUpload(RequestSchema):
+    """What the client is about to upload."""
 
     content_type = fields.String(
         required=True,
@@ -101,15 +115,17 @@ class IdempotencyHeader(Schema):
 
     idempotency_key = fields.String(
         data_key="Idempotency-Key",
-        validate=[validate.Length(1, 255), validate.Regexp(r"^[\x21-\x7e]+\Z")],
+        validate=[validate.Length(1, 255), _VISIBLE_ASCII],
         metadata={
+            # Every dialect of regular expressions reads this one alike, unlike Python's own \Z.
+            "pattern": r"^[\x21-\x7e]+$",
             "description": "A repeat with the same key and body returns the same upload, with a "
-            "fresh URL while it is pending."
+            "fresh URL while it is pending.",
         },
     )
 
 
-class PresignedUpload(Schema):
+class PresignedUpload(ResponseSchema):
     """A PUT to be made as it stands."""
 
     upload_id = fields.UUID(required=True, metadata={"description": "Id of the media."})
@@ -133,18 +149,13 @@ class PresignedUpload(Schema):
     )
 
 
-class CompleteUpload(Schema):
+class CompleteUpload(RequestSchema):
     """Which upload is done."""
-
-    class Meta:
-        """Marshmallow's options."""
-
-        unknown = RAISE
 
     upload_id = CanonicalUuid(required=True)
 
 
-class FailureReason(Schema):
+class FailureReason(ResponseSchema):
     """Why a media failed."""
 
     code = fields.String(required=True, metadata={"example": "corrupt_image"})
@@ -155,20 +166,20 @@ class FailureReason(Schema):
     message = fields.String(required=True)
 
 
-class MediaStatus(Schema):
+class MediaStatus(ResponseSchema):
     """Where a media stands."""
 
     id = fields.UUID(required=True)
     status = fields.String(
         required=True, validate=validate.OneOf([str(status) for status in Status])
     )
-    error = fields.Nested(FailureReason, allow_none=True)
-    created_at = fields.AwareDateTime()
-    updated_at = fields.AwareDateTime()
-    processed_at = fields.AwareDateTime(allow_none=True)
+    error = fields.Nested(FailureReason, required=True, allow_none=True)
+    created_at = fields.AwareDateTime(required=True)
+    updated_at = fields.AwareDateTime(required=True)
+    processed_at = fields.AwareDateTime(required=True, allow_none=True)
 
 
-class Variant(Schema):
+class Variant(ResponseSchema):
     """One size of a finished image."""
 
     name = fields.String(required=True, metadata={"example": "w640"})
@@ -184,33 +195,33 @@ class Media(MediaStatus):
 
     owner_id = fields.UUID(required=True)
     owner_type = fields.String(required=True)
-    content_type = fields.String(metadata={"description": "Type of the original."})
-    size_bytes = fields.Integer(metadata={"description": "Length of the original."})
+    content_type = fields.String(required=True, metadata={"description": "Type of the original."})
+    size_bytes = fields.Integer(required=True, metadata={"description": "Length of the original."})
     url = fields.String(
         required=True,
         allow_none=True,
         metadata={"description": "CDN URL of the main rendition; null until ready."},
     )
-    width = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
-    height = fields.Integer(allow_none=True, metadata={"description": "Pixels, of `url`."})
+    width = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "Pixels, of `url`."}
+    )
+    height = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "Pixels, of `url`."}
+    )
     variants = fields.List(
         fields.Nested(Variant),
         required=True,
         metadata={"description": "Every size there is; that of `url` is the first."},
     )
     placeholder = fields.String(
+        required=True,
         allow_none=True,
         metadata={"description": "Base64 ThumbHash, to be shown while the image loads."},
     )
 
 
-class ListQuery(Schema):
+class ListQuery(RequestSchema):
     """Which of the caller's media to list."""
-
-    class Meta:
-        """Marshmallow's options."""
-
-        unknown = RAISE
 
     owner_type = fields.String(
         validate=validate.OneOf([str(owner_type) for owner_type in OwnerType])
@@ -221,7 +232,7 @@ class ListQuery(Schema):
     cursor = CanonicalUuid(metadata={"description": "`next_cursor` of the page before."})
 
 
-class MediaPage(Schema):
+class MediaPage(ResponseSchema):
     """A page of media, newest first."""
 
     items = fields.List(fields.Nested(Media), required=True)
@@ -232,7 +243,7 @@ class MediaPage(Schema):
     )
 
 
-class Error(Schema):
+class Error(ResponseSchema):
     """What every failed request answers."""
 
     code = fields.Integer(required=True, metadata={"description": "The HTTP status code."})

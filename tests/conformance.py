@@ -73,7 +73,7 @@ def check_documented(document: dict[str, Any], method: str, path: str, response:
 def _find(document: dict[str, Any], method: str, path: str) -> dict[str, Any] | None:
     # The longest first: a template such as {media_id} would take the fixed paths too.
     for template, item in sorted(document["paths"].items(), key=lambda entry: "{" in entry[0]):
-        pattern = re.sub(r"\\\{\w+\\\}", "[0-9a-f-]{36}", re.escape(template))
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path):
             return item.get(method.lower())
     return None

@@ -65,7 +65,7 @@ def test_every_failure_there_is_belongs_to_a_call(document):
         for code in content.get("examples", {})
     }
     known = {value.code for value in vars(errors).values() if isinstance(value, Failure)}
-    unrouted = {errors.NOT_FOUND.code, errors.METHOD_NOT_ALLOWED.code}
+    unrouted = {errors.METHOD_NOT_ALLOWED.code}
     known -= {errors.REPROCESSING_NOT_POSSIBLE.code}  # of the command line
     assert known - unrouted <= documented
 
@@ -78,6 +78,27 @@ def test_every_schema_is_referred_to(document):
         if f'"#/components/schemas/{name}"' not in text
     }
     assert unused == set()
+
+
+def test_what_is_asked_is_closed_and_what_is_answered_may_grow(document):
+    schemas = document["components"]["schemas"]
+    closed = {name for name, schema in schemas.items() if not schema.get("additionalProperties", 1)}
+    assert closed == {"RequestUpload", "CompleteUpload"}
+    # A generated client need not doubt what is always there.
+    optional = {
+        (name, member)
+        for name, schema in schemas.items()
+        for member in schema["properties"].keys() - set(schema["required"])
+        if name not in closed
+    }
+    assert optional == {("Error", "errors")}
+
+
+def test_generated_clients_have_a_name_for_every_call(document):
+    names = [operation["operationId"] for _, operation in operations(document)]
+    assert len(names) == len(set(names)) == 7
+    requested = document["paths"]["/api/media/request-upload"]["post"]["responses"]["201"]
+    assert {link["operationId"] for link in requested["links"].values()} < set(names)
 
 
 def test_every_call_is_told_in_words_and_examples(document):

@@ -1,6 +1,7 @@
 """Swagger UI as a developer uses it: authorise, try calls, finish an upload by hand."""
 
 import json
+import re
 import subprocess
 from uuid import uuid4
 
@@ -43,8 +44,9 @@ def test_an_upload_can_be_finished_by_hand(docs, tmp_path):
     authorise(docs)
 
     request = operation(docs, "/api/media/request-upload")
-    declared = {"content_type": "image/jpeg", "size_bytes": len(picture)}
-    request.locator("textarea.body-param__text").fill(json.dumps(declared))
+    body = request.locator("textarea.body-param__text")
+    body.fill(re.sub(r'"size_bytes": \d+', f'"size_bytes": {len(picture)}', body.input_value()))
+    request.get_by_placeholder("Idempotency-Key").fill(str(uuid4()))
     presigned = execute(request)
     assert presigned["status"] == 201
     expect(request.locator(".live-responses-table")).to_contain_text("curl --fail-with-body")
@@ -64,6 +66,17 @@ def test_an_upload_can_be_finished_by_hand(docs, tmp_path):
     complete.locator("textarea.body-param__text").fill(json.dumps({"upload_id": upload_id}))
     completed = execute(complete)
     assert (completed["status"], completed["body"]["status"]) == (202, "processing")
+
+
+def test_its_patterns_are_ones_that_javascript_reads(docs, page):
+    document = page.request.get("/api/openapi.json").text()
+    found = re.findall(r'"pattern":\s*(".*?[^\\]")', document)
+    patterns = {json.loads(pattern) for pattern in found}
+    assert len(patterns) == 2
+    for pattern in patterns:
+        page.evaluate("(pattern) => new RegExp(pattern, 'u')", pattern)
+    (key,) = (pattern for pattern in patterns if "x7e" in pattern)
+    assert page.evaluate("([p, key]) => new RegExp(p, 'u').test(key)", [key, str(uuid4())])
 
 
 def test_without_credentials_a_call_is_refused(docs):
