@@ -50,6 +50,7 @@ OPTIONAL_OF_PROCESSED: Final = {
     "height": "clients get null for it",
     "placeholder": "clients have nothing to show before the image",
 }
+OF_LISTED_IMAGE: Final = ("width", "height", "content_type", "size_bytes")
 _PUBLIC_KEY: Final = (
     "it starts with the job's public_prefix; after that, names of letters, digits and ._~@+=- "
     "between single slashes"
@@ -140,8 +141,10 @@ def _left_out(message: Message, job: ProcessRequest | None) -> Iterator[str]:
         for name, price in OPTIONAL_OF_PROCESSED.items():
             if getattr(message, name) is None:
                 yield f"no {name}: {price}"
-        if message.content_type is None or message.size_bytes is None:
-            yield "no content_type or no size_bytes: the image is not listed among the variants"
+        listed = any(variant.key == message.public_key for variant in message.variants)
+        missing = [name for name in OF_LISTED_IMAGE if getattr(message, name) is None]
+        if missing and not listed:
+            yield f"no {', no '.join(missing)}: the image is not listed among the variants"
     elif isinstance(message, FailedResult):
         if message.attempt is None:
             number = job.attempt if job else "the job's"

@@ -35,6 +35,10 @@ _Opener = Callable[[bytes, Limits], pyvips.Image]
 
 _DEFAULT_LIMITS: Final = Limits()
 _ICC_PROFILE: Final = "icc-profile-data"
+# ISO/IEC 14496-12, colour information box: primaries 12 and transfer 13 of ISO/IEC 23091-2.
+_DISPLAY_P3_BOX: Final = b"colrnclx\x00\x0c\x00\x0d"
+# Usual ones have some kB, but a PNG of 50 kB can inflate to one of 50 MB.
+_MAX_REMEMBERED_PROFILE_BYTES: Final = 256 * 1024
 
 # libvips caches operations by their arguments: useless for images that are seen once.
 pyvips.cache_set_max(0)
@@ -122,7 +126,9 @@ def _open_gif(original: bytes, limits: Limits) -> pyvips.Image:
 
 
 def _open_avif(original: bytes, limits: Limits) -> pyvips.Image:
-    return _opened(pyvips.Image.heifload_buffer, original, limits, n=1)
+    # Without a number of pages or frames, it is the primary image, wherever in the file that is.
+    image = _opened(pyvips.Image.heifload_buffer, original, limits)
+    return _with_profile(image, original)
 
 
 def _opened(
@@ -151,7 +157,17 @@ def _open_heic(original: bytes, limits: Limits) -> pyvips.Image:
         raise ImageError("unsupported_format", f"HEIC with {heif.mode} pixels")
     image = pyvips.Image.new_from_memory(pixels, width, height, bands, "uchar")
     image = image.copy(interpretation="srgb" if bands >= 3 else "b-w")
-    if profile := heif.info.get("icc_profile"):
+    return _with_profile(image, original, heif.info.get("icc_profile"))
+
+
+def _with_profile(
+    image: pyvips.Image, original: bytes, profile: bytes | None = None
+) -> pyvips.Image:
+    """Give an AVIF or HEIC the profile that its colour information box only names, if it does."""
+    if not profile and not image.get_typeof(_ICC_PROFILE) and _DISPLAY_P3_BOX in original:
+        profile = pyvips.Image.profile_load("p3")
+    if profile:
+        image = image.copy()
         image.set_type(pyvips.GValue.blob_type, _ICC_PROFILE, profile)
     return image
 
@@ -178,11 +194,9 @@ def _upright_srgb(image: pyvips.Image) -> pyvips.Image:
     scale = min(1.0, MAIN_LONGEST_SIDE / max(image.width, image.height))
     image = _resized(image, _scaled(image.width, scale), _scaled(image.height, scale))
     # A decoder delivers rows from top to bottom, once: rotating needs all of them.
-    image = image.copy_memory()
-    image = _srgb(image).autorot()
-    if image.hasalpha() and image[image.bands - 1].min() == 255:
-        image = image[:3]
-    return image.copy_memory()
+    image = _srgb(image.copy_memory()).autorot().copy_memory()
+    is_opaque = image.hasalpha() and image[image.bands - 1].min() == 255
+    return image[:3] if is_opaque else image
 
 
 def _srgb(image: pyvips.Image) -> pyvips.Image:
@@ -194,8 +208,11 @@ def _srgb(image: pyvips.Image) -> pyvips.Image:
 
 
 def _is_srgb(image: pyvips.Image) -> bool:
-    colour_bands = image.bands - image.hasalpha()
-    return colour_bands == 3 and _profile_is_srgb(image.get(_ICC_PROFILE))
+    if image.bands - image.hasalpha() != 3:
+        return False
+    profile = image.get(_ICC_PROFILE)
+    is_small = len(profile) <= _MAX_REMEMBERED_PROFILE_BYTES
+    return (_profile_is_srgb if is_small else _profile_is_srgb.__wrapped__)(profile)
 
 
 @lru_cache(maxsize=16)

@@ -38,6 +38,8 @@ START_SECONDS: Final = 30.0
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 _DEFAULT_LIMITS: Final = Limits()
+# Where a platform's Python, if not where it was built, has its libraries.
+_OF_PYTHON: Final = ("LD_LIBRARY_PATH", "PYTHONHOME")
 _CODE_BY_SIGNAL: Final[dict[int, ErrorCode]] = {
     signal.SIGXCPU: "decoder_timeout",
     # We did not send it, so it was the kernel, short of memory.
@@ -127,7 +129,9 @@ class Sandbox:
             # A child left in the middle of one image would answer the next one with it.
             self.close()
             raise
-        if child.images >= self._images_per_child:
+        # What was short of memory may owe that to earlier images, and so would the next one.
+        is_exhausted = isinstance(outcome, Failure) and outcome.code == "decoder_out_of_memory"
+        if is_exhausted or child.images >= self._images_per_child:
             self.close()
         if isinstance(outcome, Failure):
             raise ImageError(outcome.code, outcome.message)
@@ -201,10 +205,11 @@ class _Child:
             try:
                 self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                     [sys.executable, "-P", "-m", module, str(fd), msgspec.json.encode(settings)],
-                    # All it gets to know: not one of our variables, some of which are credentials.
+                    # All it gets to know: some of our other variables are credentials.
                     env={
                         "PYTHONPATH": os.pathsep.join([str(_PROJECT), *filter(None, sys.path)]),
                         "VIPS_CONCURRENCY": "1",
+                        **{name: os.environ[name] for name in _OF_PYTHON if name in os.environ},
                     },
                     cwd="/",
                     stdin=subprocess.DEVNULL,
@@ -276,4 +281,5 @@ class _Child:
         if status >= 0:
             raise ImageError("decoder_crashed", f"the decoder exited with status {status}")
         code = _CODE_BY_SIGNAL.get(-status, "decoder_crashed")
-        raise ImageError(code, f"the decoder died by {signal.Signals(-status).name}")
+        names = {number.value: number.name for number in signal.Signals}  # real-time ones have none
+        raise ImageError(code, f"the decoder died by {names.get(-status, f'signal {-status}')}")

@@ -70,9 +70,19 @@ def test_two_fields_are_enough_and_what_that_costs_is_said(say, write):
     path = write({name: ANSWER[name] for name in ("media_id", "public_key")})
     status, said = say("check", MEDIA_PROCESSED, path)
     assert status == 0
-    for name in ("width", "height", "placeholder", "content_type"):
+    for name in ("width", "height", "placeholder"):
         assert f"remark: no {name}" in said
+    assert "no width, no height, no content_type, no size_bytes: the image is not listed" in said
     assert say("check", "--strict", MEDIA_PROCESSED, path)[0] == 1
+
+
+@pytest.mark.parametrize("name", ["width", "height", "content_type", "size_bytes"])
+def test_an_image_is_listed_by_the_worker_or_if_all_is_known_of_it(say, write, name):
+    message = {field: value for field, value in ANSWER.items() if field != name}
+    assert f"no {name}: the image is not listed" in say("check", MEDIA_PROCESSED, write(message))[1]
+    facts = {field: ANSWER[field] for field in ("width", "height", "content_type", "size_bytes")}
+    listed = {**message, "variants": [{"name": "main", "key": ANSWER["public_key"], **facts}]}
+    assert "is not listed" not in say("check", MEDIA_PROCESSED, write(listed))[1]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ ORDERS: dict[str, Callable[[str], object]] = {
     "abort": lambda _: os.abort(),
     "exit": lambda status: os._exit(int(status)),
     "kill": lambda name: os.kill(os.getpid(), getattr(signal, name)),
+    "die": lambda number: os.kill(os.getpid(), int(number)),
     "hang": lambda _: signal.pause(),
     "spin": spin,
     "allocate": lambda size: bytearray(int(size)),

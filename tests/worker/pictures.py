@@ -68,6 +68,20 @@ def animation(frames: list[pyvips.Image], format_name: str) -> bytes:
     return encoded(strip, format_name)
 
 
+def with_coded_colours(original: bytes, primaries: int) -> bytes:
+    """The same AVIF or HEIC, with a code for its colours in the place of its ICC profile."""
+    at = original.index(b"colr")
+    assert original[at + 4 : at + 8] in (b"rICC", b"prof")
+    coded = b"colrnclx" + struct.pack(">HHHB", primaries, 13, 6, 0x80)
+    return original[:at] + coded + original[at + len(coded) :]
+
+
+def with_primary(original: bytes, item: int) -> bytes:
+    """The same AVIF, with another of its items named as the primary image."""
+    at = original.index(b"pitm") + 8
+    return original[:at] + item.to_bytes(2, "big") + original[at + 2 :]
+
+
 def png_bomb(width: int, height: int) -> bytes:
     """A PNG whose header promises more pixels than its few bytes hold."""
 

@@ -25,6 +25,8 @@ from tests.worker.pictures import (
     png_bomb,
     riff_chunks,
     scene,
+    with_coded_colours,
+    with_primary,
     with_sides_of,
 )
 
@@ -168,6 +170,23 @@ def test_a_profile_is_applied_before_it_is_dropped(format_name, profile):
     options = {"icc_profile": embedded} if format_name == "heic" else {}
     rendered = render(encoded(picture, format_name, **options))
     assert shows(rendered.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
+
+
+@pytest.mark.parametrize("format_name", ["avif", "heic"])
+def test_display_p3_is_known_by_its_code_too(format_name):
+    picture = scene(400, 200).icc_transform("p3")
+    options = {"icc_profile": picture.get("icc-profile-data")} if format_name == "heic" else {}
+    original = encoded(picture, format_name, **options)
+    display_p3 = render(with_coded_colours(original, 12))
+    assert shows(display_p3.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
+    bt709 = render(with_coded_colours(original, 1))
+    assert not shows(bt709.main, RED, GREEN, BLUE, YELLOW, tolerance=12)
+
+
+def test_of_several_images_the_primary_one_is_rendered():
+    original = animation([flat(64, 64, RED), flat(64, 64, BLUE)], "avif")
+    for item, colour in ((1, RED), (3, BLUE)):
+        assert shows(render(with_primary(original, item)).main, *[colour] * 4)
 
 
 def test_pixels_that_mean_other_colours_in_their_profile_are_changed():

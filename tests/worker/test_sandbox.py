@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import pyvips
 
 from mediaservice import PROJECT
 from mediaworker.frames import HEADER
@@ -71,6 +73,7 @@ def pid_of(sandbox: Sandbox) -> int:
         ("abort", "decoder_crashed", "the decoder died by SIGABRT"),
         ("exit 0", "decoder_crashed", "the decoder exited with status 0"),
         ("exit 3", "decoder_crashed", "the decoder exited with status 3"),
+        ("die 40", "decoder_crashed", "the decoder died by signal 40"),
         ("kill SIGKILL", "decoder_out_of_memory", "the decoder died by SIGKILL"),
         pytest.param("spin", "decoder_timeout", "the decoder died by SIGXCPU"),
         (f"allocate {1000 * MEGABYTE}", "decoder_out_of_memory", "an allocation was refused"),
@@ -172,6 +175,32 @@ def test_one_decoder_serves_many_images_and_is_then_replaced():
     assert pids[0] != pids[3]
 
 
+def test_a_decoder_that_has_run_out_of_memory_is_replaced(hostile):
+    before = pid_of(hostile)
+    assert failure_of(hostile, f"allocate {1000 * MEGABYTE}").code == "decoder_out_of_memory"
+    assert pid_of(hostile) != before
+
+
+def test_profiles_that_inflate_are_not_kept():
+    profile = pyvips.Image.profile_load("srgb")
+    resident = []
+    with Sandbox() as sandbox:
+        for number in range(18):
+            body = profile[4:] + bytes([number]) * 20 * MEGABYTE
+            picture = flat(8, 8)
+            length = (len(body) + 4).to_bytes(4, "big")
+            picture.set_type(pyvips.GValue.blob_type, "icc-profile-data", length + body)
+            sandbox.render(encoded(picture, "png"))
+            resident.append(resident_bytes(sandbox))
+    # The allocator keeps some for the next ones.
+    assert resident[-1] - resident[8] < 3 * 20 * MEGABYTE
+
+
+def resident_bytes(sandbox: Sandbox) -> int:
+    pages = int(Path(f"/proc/{sandbox._child.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def test_a_decoder_killed_between_two_images_costs_neither(hostile):
     pid = pid_of(hostile)
     killed = os.pidfd_open(pid)
@@ -199,6 +228,13 @@ def test_a_decoder_that_cannot_start_is_not_the_images_fault(capfd):
     with pytest.raises(DecoderUnavailable, match="exited with status 1"):
         Sandbox(decoder_module="tests.worker.no_such_module").start()
     assert "no_such_module" in capfd.readouterr().err
+
+
+def test_a_python_that_finds_its_libraries_by_variables_starts_as_a_decoder(hostile, monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    hostile.close()
+    found = json.loads(failure_of(hostile, "look_around 1").message)
+    assert "LD_LIBRARY_PATH" in found["environment"]
 
 
 def test_a_machine_that_starts_no_process_is_not_the_images_fault(monkeypatch):
@@ -239,7 +275,8 @@ def test_the_decoder_knows_no_secrets_and_can_reach_nothing(hostile, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as server:
         failure = failure_of(hostile, f"look_around {server.getsockname()[1]}")
     found = json.loads(failure.message)
-    assert set(found["environment"]) <= {"PYTHONPATH", "VIPS_CONCURRENCY", "LC_CTYPE"}
+    own = {"PYTHONPATH", "VIPS_CONCURRENCY", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME"}
+    assert set(found["environment"]) <= own
     assert found["core"] == [0, 0]
     if landlock_version() >= 4:
         assert (found["read"], found["write"], found["connect"]) == ("denied",) * 3
