@@ -20,7 +20,8 @@ development = os.environ.get("APP_ENV") == "development"
 
 # Development trusts whoever calls, so it listens to this machine alone.
 host = "127.0.0.1" if development else os.environ.get("HOST") or "0.0.0.0"  # noqa: S104 - a container must
-bind = f"{host}:{os.environ.get('PORT') or '8000'}"
+port = os.environ.get("PORT") or "8000"
+bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 if workers == 0:  # gunicorn itself refuses all else that is no number of processes
     sys.exit("WEB_CONCURRENCY should be 1 or more: without processes nobody is served.")
@@ -33,6 +34,8 @@ STALLED_REQUEST_SECONDS = 10
 # Leaks, ours or a library's, end with the worker; the jitter keeps workers from ending together.
 max_requests = 50_000
 max_requests_jitter = 5_000
+# Nobody asks for it, and in a container it has no place to be.
+control_socket_disable = True
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 

@@ -73,6 +73,11 @@ def _has_address(url: str, *schemes: str) -> bool:
         return False
 
 
+def _is_whole_login(url: str) -> bool:
+    parts = urlsplit(url)
+    return (parts.username is None) == (parts.password is None)
+
+
 class _Url(fields.String):
     """An absolute URL of one of `schemes`, without a trailing slash."""
 
@@ -143,7 +148,7 @@ class _BrokerUrl(fields.String):
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         url = str(super()._deserialize(value, *args, **kwargs))
-        if url != "inline:" and not _has_address(url, "amqp", "amqps"):
+        if url != "inline:" and not (_has_address(url, "amqp", "amqps") and _is_whole_login(url)):
             raise ValidationError(
                 "should be amqp://user:password@host:5672/vhost, its password percent-encoded, "
                 "or inline:"
@@ -173,7 +178,8 @@ class BaseSettings:
     )
     metrics_host: str = _setting(
         fields.String(),
-        "Address of that port. It asks for no token: keep it off the internet.",
+        "Address of that port; all are `0.0.0.0`, with IPv6 `::`. It asks for no token: keep it "
+        "off the internet.",
         "127.0.0.1",
     )
     otel_exporter_otlp_endpoint: str = _setting(
@@ -185,8 +191,9 @@ class BaseSettings:
     )
     broker_url: str = _setting(
         _BrokerUrl(),
-        "RabbitMQ, as `amqp://user:password@host:5672/vhost`; `inline:` processes images inside "
-        "the listener, with the worker's settings and without a broker.",
+        "RabbitMQ, as `amqp://user:password@host:5672/vhost`, with TLS `amqps://` and port 5671; "
+        "`inline:` processes images inside the listener, with the worker's settings and without a "
+        "broker.",
     )
     s3_endpoint: str = _setting(
         _BaseUrl("https", "http"),
@@ -322,7 +329,10 @@ class Settings(WorkerSettings):
     """The settings of web, listener and the command line; `inline:` makes a worker of them."""
 
     database_url: str = _setting(
-        _DatabaseUrl(), "PostgreSQL, as `postgresql://user:password@host/name`."
+        _DatabaseUrl(),
+        "PostgreSQL, as `postgresql://user:password@host/name`. Across a network add "
+        "`?sslmode=verify-full&sslrootcert=/path/of/ca.pem`, or `sslrootcert=system`: the driver "
+        "itself would do with any certificate, or none.",
     )
     s3_public_endpoint: str = _setting(
         _BaseUrl("https", "http"),
@@ -362,7 +372,12 @@ class Settings(WorkerSettings):
         "URL of the public keys (JWKS); required with `RS256` and `ES256`.",
         "",
     )
-    jwt_audience: str = _setting(fields.String(), "If set, the `aud` that tokens must have.", "")
+    jwt_audience: str = _setting(
+        fields.String(),
+        "If set, the `aud` that tokens must have. Set it, or `JWT_ISSUER`, if the same keys sign "
+        "tokens for other services: those would let in, too.",
+        "",
+    )
     jwt_issuer: str = _setting(fields.String(), "If set, the `iss` that tokens must have.", "")
     jwt_leeway_seconds: int = _setting(
         _number(0, 300), "Clock difference tolerated in `exp` and `nbf`.", 30

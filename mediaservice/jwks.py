@@ -39,6 +39,8 @@ class SigningKeys:
         self._fetched_at = self._tried_at = float("-inf")
         self._failed = False
         self._opener = urllib.request.build_opener(_NoRedirects)
+        # Firewalls in front of providers refuse the name that urllib gives itself.
+        self._opener.addheaders = [("User-Agent", "media-service")]
 
     def find(self, kid: str) -> jwt.PyJWK | None:
         """Return the key, or None if the provider has none of that name; may raise KeysUnavailable.

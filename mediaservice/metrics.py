@@ -44,7 +44,7 @@ PRESIGNED_UPLOADS = Counter(
 
 BROKER_PUBLISHES = Counter(
     "media_broker_publishes",
-    "Messages published; outcome: confirmed, refused (unroutable or nacked) or lost.",
+    "Messages published; outcome: confirmed, refused (unroutable, nacked, not allowed) or lost.",
     ["outcome"],
 )
 BROKER_DELIVERIES = Counter(

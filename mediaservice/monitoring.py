@@ -4,6 +4,7 @@
 thread of its own and only reads; METRICS_PORT turns it on.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -51,9 +52,10 @@ def start_monitoring(settings: BaseSettings, heartbeat: Heartbeat) -> WSGIServer
     if not settings.metrics_port:
         return None
     host, port = settings.metrics_host, settings.metrics_port
+    server_class = _IPv6Server if ":" in host else _ThreadingServer
     try:
         server = make_server(
-            host, port, create_monitoring_app(heartbeat), _ThreadingServer, _SilentHandler
+            host, port, create_monitoring_app(heartbeat), server_class, _SilentHandler
         )
     except OSError as error:
         fault = f"METRICS_HOST, METRICS_PORT: cannot listen on {host}:{port}: {error.strerror}."
@@ -84,6 +86,10 @@ def create_monitoring_app(heartbeat: Heartbeat) -> Callable[..., Iterable[bytes]
 class _ThreadingServer(ThreadingMixIn, WSGIServer):
     # A slow reader keeps nobody else waiting, and no process from ending.
     daemon_threads = True
+
+
+class _IPv6Server(_ThreadingServer):
+    address_family = socket.AF_INET6
 
 
 class _SilentHandler(WSGIRequestHandler):

@@ -38,8 +38,6 @@ START_SECONDS: Final = 30.0
 
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 _DEFAULT_LIMITS: Final = Limits()
-# Where a platform's Python, if not where it was built, has its libraries.
-_OF_PYTHON: Final = ("LD_LIBRARY_PATH", "PYTHONHOME")
 _CODE_BY_SIGNAL: Final[dict[int, ErrorCode]] = {
     signal.SIGXCPU: "decoder_timeout",
     # We did not send it, so it was the kernel, short of memory.
@@ -205,11 +203,10 @@ class _Child:
             try:
                 self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                     [sys.executable, "-P", "-m", module, str(fd), msgspec.json.encode(settings)],
-                    # All it gets to know: some of our other variables are credentials.
+                    # All it gets to know: not one of our variables, some of which are credentials.
                     env={
                         "PYTHONPATH": os.pathsep.join([str(_PROJECT), *filter(None, sys.path)]),
                         "VIPS_CONCURRENCY": "1",
-                        **{name: os.environ[name] for name in _OF_PYTHON if name in os.environ},
                     },
                     cwd="/",
                     stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from http.client import HTTPConnection
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from config.settings import ConfigurationError, Settings
+from devstack.process import find_free_ports
 from mediaservice import PROJECT, create_app, health
 from mediaservice.broker import Delivery
 from mediaservice.broker.inline import InlineBroker
@@ -173,6 +175,14 @@ def check_gunicorn(**variables):
         check=False,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize(("host", "bind"), [("0.0.0.0", "0.0.0.0:80"), ("::", "[::]:80")])
+def test_web_binds_to_either_version_of_ip(monkeypatch, tmp_path, host, bind):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setenv("HOST", host)
+    monkeypatch.setenv("PORT", "80")
+    assert runpy.run_path(str(PROJECT / "config" / "gunicorn.py"))["bind"] == bind
 
 
 @pytest.mark.slow
@@ -526,6 +536,20 @@ def test_a_process_is_healthy_while_it_goes_round_its_loop():
 
 def test_there_is_no_port_unless_one_is_set():
     assert start_monitoring(worker_settings(), Heartbeat("test")) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_port_is_served_by_either_version_of_ip(host):
+    port = find_free_ports((0,))
+    server = start_monitoring(worker_settings(METRICS_HOST=host, METRICS_PORT=port), Heartbeat("x"))
+    try:
+        connection = HTTPConnection(host, port, timeout=10)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_port_that_is_taken_is_a_fault_of_the_configuration(silent_port):

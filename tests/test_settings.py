@@ -165,6 +165,7 @@ def test_database_urls_as_platforms_give_them_are_understood(given: str, used: s
         ("DATABASE_URL", "postgresql://u:p@h1:5432,h2:5432/d"),
         ("BROKER_URL", "redis://h"),
         ("BROKER_URL", "inline"),
+        ("BROKER_URL", "amqp://user@mq.example.com/"),
         ("S3_ENDPOINT", "https://"),
         ("S3_ENDPOINT", "s3.amazonaws.com"),
         ("CDN_BASE_URL", "cdn.example.com"),

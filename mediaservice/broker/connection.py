@@ -35,7 +35,7 @@ def connect(url: str, name: str) -> Any:
     """
     try:
         parameters = pika.URLParameters(url)
-    except ValueError as error:
+    except (ValueError, SyntaxError) as error:  # the latter of what ssl_options are read by
         raise ConfigurationError([f"BROKER_URL: {error}"]) from None
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pika
 import structlog
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import AMQPError, NackError, UnroutableError
+from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, UnroutableError
 
 from mediaservice import metrics
 from mediaservice.broker import (
@@ -223,16 +223,24 @@ def _publish(link: Link, publications: Sequence[Publication]) -> list[Publicatio
             _publish_one(link.open(), publication)
             metrics.BROKER_PUBLISHES.labels("confirmed").inc()
         except (UnroutableError, NackError) as error:
-            metrics.BROKER_PUBLISHES.labels("refused").inc()
-            log.error("publish_refused", message_id=publication.message_id, reason=repr(error))
+            _report_refused(publication, error)
             failed.append(publication)
         except BrokerUnavailable:
+            return [*failed, *publications[index:]]
+        except ChannelClosedByBroker as error:  # without the permission, or the exchange
+            _report_refused(publication, error)
+            link.fail(error)
             return [*failed, *publications[index:]]
         except (AMQPError, OSError) as error:
             metrics.BROKER_PUBLISHES.labels("lost").inc()
             link.fail(error)
             return [*failed, *publications[index:]]
     return failed
+
+
+def _report_refused(publication: Publication, error: AMQPError) -> None:
+    metrics.BROKER_PUBLISHES.labels("refused").inc()
+    log.error("publish_refused", message_id=publication.message_id, reason=repr(error))
 
 
 def _publish_one(channel: BlockingChannel, publication: Publication) -> None:

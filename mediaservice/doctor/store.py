@@ -30,8 +30,8 @@ class StoreProbes:
         yield Probe(
             "store",
             "both buckets can be reached with our keys",
-            "look at S3_ENDPOINT, the keys and the buckets' names; flask --app app media init "
-            "makes missing buckets",
+            "look at S3_ENDPOINT, S3_REGION, the keys and the buckets' names; "
+            "flask --app app media init makes missing buckets",
             self._reach,
             is_essential=True,
         )

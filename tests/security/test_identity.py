@@ -389,11 +389,13 @@ class Provider:
         self.answer: bytes | None = b""
         self.status = 200
         self.requests = 0
+        self.asked_by = ""
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 provider.requests += 1
+                provider.asked_by = self.headers["User-Agent"]
                 if provider.answer is None:
                     return
                 self.send_response(provider.status)
@@ -451,7 +453,7 @@ def signed(key: Any = RSA_KEY, kid: str | None = "one", **changes: Any) -> str:
 def test_a_published_key_is_fetched_once_and_lets_in(rs256, provider):
     for _ in range(3):
         assert call(rs256, signed()).status_code == 200
-    assert provider.requests == 1
+    assert (provider.requests, provider.asked_by) == (1, "media-service")
     assert_refused(call(rs256, signed(exp=1)))
     assert_refused(call(rs256, signed(OTHER_RSA_KEY)))
     assert provider.requests == 1

@@ -16,15 +16,18 @@ from botocore.exceptions import ClientError
 from moto.iam.access_control import S3IAMRequest
 from moto.s3.responses import ACTION_MAP
 from pika.exceptions import ChannelClosedByBroker
+from prometheus_client import REGISTRY
 
 from config.settings import Settings
 from devstack.rabbitmq import RabbitMQ
 from mediaservice import PROJECT
-from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
+from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE, Publication
 from mediaservice.broker.admin import BrokerAdmin
+from mediaservice.broker.rabbitmq import RabbitMQ as Broker
 from mediaservice.broker.topology import declare_topology
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
+from mediaworker.contract import SAMPLE_JOB
 from tests.builders import environment, jpeg
 
 POLICIES = PROJECT / "docs" / "policies"
@@ -239,6 +242,19 @@ def test_a_role_declares_consumes_and_publishes_its_own_messages_alone(
             declare(refused)
         assert raised.value.reply_code == 403
     connection.close()
+
+
+def test_a_job_that_may_not_be_published_is_counted_as_refused(broker_urls: dict[str, str]):
+    def refused() -> float:
+        counted = {"outcome": "refused"}
+        return REGISTRY.get_sample_value("media_broker_publishes_total", counted) or 0
+
+    before = refused()
+    broker = Broker(broker_urls["worker"], queue=PROCESS_QUEUE, prefetch=1)
+    jobs = [Publication(SAMPLE_JOB), Publication(SAMPLE_JOB)]
+    assert broker.publish(jobs) == jobs
+    assert refused() == before + 1
+    broker.close()
 
 
 def test_whoever_requeues_needs_the_operators_user(broker_urls: dict[str, str]):
