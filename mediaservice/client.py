@@ -24,6 +24,9 @@ _PASSING: Final = (429, 502, 503, 504)
 _PASSING_AT_STORE: Final = (*_PASSING, 500, 409)  # 409: it is busy with an earlier try
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
+_TIMEOUT: Final = urllib3.Timeout(connect=5, read=60)
+# urllib3 gives each piece of a body as long as a connection, and lines may stand still for a while.
+_PUT_TIMEOUT: Final = urllib3.Timeout(connect=30, read=60)
 
 
 class UploadFailed(Exception):
@@ -55,7 +58,7 @@ class ServiceClient:
         self._url = url.rstrip("/")
         self._headers = credentials.headers
         self._timeout_seconds = timeout_seconds
-        self._http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=60))
+        self._http = urllib3.PoolManager()
         self._retries = urllib3.Retry(
             total=5,
             connect=2,
@@ -135,12 +138,18 @@ class ServiceClient:
         self, method: str, url: str, *, body: Any = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
         if url.startswith(f"{self._url}/api/"):
-            own, retries = self._headers, self._retries
+            own, retries, timeout = self._headers, self._retries, _TIMEOUT
         else:  # the store, which has no business with the caller's credentials
-            own, retries = {}, self._retries.new(status_forcelist=_PASSING_AT_STORE)
+            own, timeout = {}, _PUT_TIMEOUT
+            retries = self._retries.new(status_forcelist=_PASSING_AT_STORE)
         try:
             return self._http.request(
-                method, url, body=body, headers={**own, **(headers or {})}, retries=retries
+                method,
+                url,
+                body=body,
+                headers={**own, **(headers or {})},
+                retries=retries,
+                timeout=timeout,
             )
         except HTTPError as error:
             host = urllib3.util.parse_url(url).netloc

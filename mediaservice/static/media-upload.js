@@ -17,7 +17,8 @@
  * - `headers`: headers that say who is calling, as an object or as a function that returns one (or a
  *   promise of one), called for each request, so that tokens can be renewed.
  * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
- * - `attempts`: how often a request is tried before its failure counts; default 5.
+ * - `attempts`: how often a request is tried before its failure counts; default 5. While the device
+ *   says that it is offline, the next try comes when it is online again, or after a minute.
  * - `wait`: `(seconds, signal) => Promise`, how to pause; default: a timer.
  * - `stallSeconds`: how long a PUT may stand still, or the store take to answer, before the PUT is
  *   repeated; default 30.
@@ -28,10 +29,16 @@
 const DEFAULT_ATTEMPTS = 5;
 const FIRST_BACKOFF_SECONDS = 0.5;
 const MAX_BACKOFF_SECONDS = 15;
+const MAX_OFFLINE_SECONDS = 60;
 const POLL_SECONDS = 1;
 const STALL_SECONDS = 30;
 const SERVICE_TIMEOUT_MS = 60_000;
-const HEADER_BYTES = 64;
+/** A proxy's `Retry-After` may be a day. */
+const MAX_RETRY_AFTER_SECONDS = 60;
+/** As much as the service looks at. */
+const HEADER_BYTES = 4096;
+/** The most that any service accepts; larger files are not read for their checksum. */
+const MAX_UPLOAD_BYTES = 64 * 1024 * 1024;
 
 /** HTTP statuses that say nothing about the request itself. A 500 of the service's is a fault in it. */
 const TRANSIENT_STATUSES = new Set([408, 425, 429, 502, 503, 504]);
@@ -46,6 +53,7 @@ const TRANSIENT_STORE_STATUSES = new Set([...TRANSIENT_STATUSES, 409, 500]);
  *   `unexpected_response`.
  * - `message`: a sentence for people.
  * - `retryable`: whether the same call may succeed later.
+ * - `cause`: of a `network_error`, what failed: `fetch`, or the caller's own `headers`.
  * - `status`: the HTTP status, if there was an answer. `retryAfterSeconds`: when to come back.
  * - `details`: limits and facts, as the service gives them. `requestId`: to be quoted in reports.
  * - `mediaId`: the media whose processing failed; if `retryable`, `retryMedia(mediaId)` starts again.
@@ -55,7 +63,7 @@ const TRANSIENT_STORE_STATUSES = new Set([...TRANSIENT_STATUSES, 409, 500]);
  */
 export class UploadError extends Error {
   constructor(code, message, { retryable = false, ...facts } = {}) {
-    super(message);
+    super(message, { cause: facts.cause });
     this.name = "UploadError";
     this.code = code;
     this.retryable = retryable;
@@ -90,7 +98,7 @@ export async function upload(file, options = {}) {
     contentType: options.contentType ?? (await guessContentType(file)),
     idempotencyKey: options.idempotencyKey ?? randomKey(),
   };
-  if (checksum && globalThis.crypto?.subtle) {
+  if (checksum && globalThis.crypto?.subtle && file.size <= MAX_UPLOAD_BYTES) {
     onStatus("hashing", { uploadId: null });
     prepared.checksumSha256 = await sha256(file);
     signal?.throwIfAborted();
@@ -99,7 +107,20 @@ export async function upload(file, options = {}) {
   const presigned = await requestUpload(file, prepared);
   onStatus("uploading", { uploadId: presigned.upload_id });
   const { uploadId, putFailure } = await putWithRenewal(presigned, file, prepared);
-  return finishAfter(putFailure, uploadId, prepared);
+  if (putFailure) {
+    await confirmArrival(putFailure, uploadId, prepared);
+  }
+  return finish(uploadId, prepared);
+}
+
+/** A PUT whose answer was lost may have stored the bytes all the same: the service knows. */
+async function confirmArrival(putFailure, uploadId, options) {
+  try {
+    await complete(uploadId, { ...options, attempts: 1 });
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    throw isRefusal(error) && error.code !== "upload_not_found" ? error : putFailure;
+  }
 }
 
 /**
@@ -108,15 +129,10 @@ export async function upload(file, options = {}) {
  * Option: `onStatus`, called from `completing` on.
  */
 export async function finish(uploadId, options = {}) {
-  return finishAfter(null, uploadId, options);
-}
-
-/** A PUT whose answer was lost may have stored the bytes all the same: the service knows. */
-async function finishAfter(putFailure, uploadId, options) {
   const { onStatus = () => {} } = options;
   try {
     onStatus("completing", { uploadId });
-    const state = await complete(uploadId, putFailure ? { ...options, attempts: 1 } : options);
+    const state = await complete(uploadId, options);
     if (state.status === "processing") {
       onStatus("processing", { uploadId });
     }
@@ -124,9 +140,6 @@ async function finishAfter(putFailure, uploadId, options) {
     onStatus("ready", { uploadId });
     return media;
   } catch (error) {
-    if (error.code === "upload_not_found" && putFailure) {
-      throw putFailure;
-    }
     if (error instanceof UploadError && !isRefusal(error)) {
       error.uploadId = uploadId;
     }
@@ -283,7 +296,16 @@ export async function deleteMedia(mediaId, options = {}) {
 
 /** Have a media processed again whose processing failed; return its status. */
 export async function retryMedia(mediaId, options = {}) {
-  return callService("POST", `/${encodeURIComponent(mediaId)}/retry`, options);
+  try {
+    return await callService("POST", `/${encodeURIComponent(mediaId)}/retry`, options);
+  } catch (error) {
+    const state = error.code === "retry_not_possible" ? await getStatus(mediaId, options) : null;
+    // It is being processed again, or was: an earlier try's answer was lost.
+    if (state && state.status !== "failed") {
+      return state;
+    }
+    throw error;
+  }
 }
 
 /** Return the UploadError of a media whose status is `failed`. */
@@ -295,14 +317,14 @@ export function failureOf(media) {
 }
 
 /**
- * Return the type of an image by its first bytes, else as the browser or the file's name has it.
+ * Return the type of an image by its first bytes, `application/octet-stream` if they are no image's.
  *
  * Browsers go by the name alone, have no type for HEIC on most systems, and believe a misnamed file;
- * the service goes by the bytes.
+ * the service goes by the bytes, and so refuses what is no image before it is sent.
  */
 export async function guessContentType(file) {
   const header = new Uint8Array(await read(file.slice(0, HEADER_BYTES)));
-  return sniff(header) ?? (file.type || TYPE_BY_EXTENSION[extension(file.name)] || UNKNOWN_TYPE);
+  return sniff(header) ?? UNKNOWN_TYPE;
 }
 
 /** Return the SHA-256 of a file in base64, as the store wants it. */
@@ -320,20 +342,6 @@ async function read(blob) {
 }
 
 const UNKNOWN_TYPE = "application/octet-stream";
-const TYPE_BY_EXTENSION = {
-  avif: "image/avif",
-  gif: "image/gif",
-  heic: "image/heic",
-  heif: "image/heif",
-  jpeg: "image/jpeg",
-  jpg: "image/jpeg",
-  png: "image/png",
-  webp: "image/webp",
-};
-
-function extension(name = "") {
-  return name.slice(name.lastIndexOf(".") + 1).toLowerCase();
-}
 
 function sniff(header) {
   const text = String.fromCharCode(...header);
@@ -389,8 +397,8 @@ async function callService(method, path, options, { body, headers, onResponse } 
 
 async function fetchOnce(method, path, options, { body, headers }) {
   const { baseUrl = "/api/media", signal } = options;
-  const own = typeof options.headers === "function" ? await options.headers() : options.headers;
   try {
+    const own = typeof options.headers === "function" ? await options.headers() : options.headers;
     return await fetch(`${baseUrl}${path}`, {
       method,
       headers: {
@@ -403,9 +411,9 @@ async function fetchOnce(method, path, options, { body, headers }) {
       cache: "no-store",
       signal: withTimeout(signal),
     });
-  } catch {
+  } catch (error) {
     signal?.throwIfAborted();
-    throw noAnswer();
+    throw noAnswer(error);
   }
 }
 
@@ -418,8 +426,8 @@ function withTimeout(signal) {
   return signal ? AbortSignal.any([signal, timeout]) : timeout;
 }
 
-function noAnswer() {
-  return new UploadError("network_error", "The service did not answer.", { retryable: true });
+function noAnswer(cause) {
+  return new UploadError("network_error", "The service did not answer.", { retryable: true, cause });
 }
 
 /** Return the JSON of an answer, or undefined if it is none. */
@@ -431,7 +439,7 @@ async function readJson(response, signal) {
     if (error instanceof SyntaxError) {
       return undefined;
     }
-    throw noAnswer();
+    throw noAnswer(error);
   }
 }
 
@@ -449,7 +457,7 @@ function errorOf(response, body) {
 
 function retryAfter(response) {
   const seconds = Number.parseFloat(response.headers.get("Retry-After") ?? "");
-  return Number.isFinite(seconds) && seconds >= 0 ? seconds : null;
+  return Number.isFinite(seconds) && seconds >= 0 ? Math.min(seconds, MAX_RETRY_AFTER_SECONDS) : null;
 }
 
 /** PUT once and return the HTTP status, 0 for no answer. fetch() does not tell upload progress. */
@@ -501,9 +509,22 @@ async function repeat(options, action) {
       if (!error.retryable || attempt >= attempts) {
         throw error;
       }
-      await wait(Math.max(error.retryAfterSeconds ?? 0, backoff(attempt)), signal);
+      if (globalThis.navigator?.onLine === false) {
+        await untilOnline(wait, signal);
+      } else {
+        await wait(Math.max(error.retryAfterSeconds ?? 0, backoff(attempt)), signal);
+      }
     }
   }
+}
+
+/** A device without a network says when it has one again, mostly; until then no try can succeed. */
+async function untilOnline(wait, signal) {
+  const heard = new AbortController();
+  const online = new Promise((resolve) => {
+    globalThis.addEventListener("online", resolve, { once: true, signal: heard.signal });
+  });
+  await Promise.race([online, wait(MAX_OFFLINE_SECONDS, signal)]).finally(() => heard.abort());
 }
 
 /** Exponential, with jitter: clients that failed together should not come back together. */

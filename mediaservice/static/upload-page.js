@@ -121,11 +121,12 @@ class Item {
     this.controller = new AbortController();
     this.card.showFile(this.file);
     this.card.showStatus("waiting");
-    queue.push(() => this.run(() => this.upload()));
+    // Its turn is over once its bytes are: however long processing takes, others can be sent.
+    queue.push(() => new Promise((done) => this.run(() => this.upload(done)).finally(done)));
     startNext();
   }
 
-  async upload() {
+  async upload(onSent) {
     const limit = Number(page.maxUploadBytes);
     if (this.file.size > limit) {
       throw new UploadError("upload_too_large", "The file is over the limit.", {
@@ -136,6 +137,9 @@ class Item {
       ...this.options(),
       onStatus: (status, { uploadId }) => {
         this.mediaId = uploadId ?? this.mediaId;
+        if (status === "processing") {
+          onSent();
+        }
         if (status !== "ready") {
           this.card.showStatus(status);
         }
@@ -185,7 +189,7 @@ class Item {
     this.card.showStatus("processing");
     await this.run(async () => {
       if (this.again === "process") {
-        await retryMedia(this.mediaId, this.options()).catch(passIfUnderWay);
+        await retryMedia(this.mediaId, this.options());
       }
       return finish(this.mediaId, this.options());
     });
@@ -267,13 +271,6 @@ function nextTry(failure, before) {
   return before === "process" && failure.code !== "media_not_found" ? "process" : "upload";
 }
 
-/** A media that is no longer failed is being processed again, or was: that is what was asked for. */
-function passIfUnderWay(error) {
-  if (error.code !== "retry_not_possible") {
-    throw error;
-  }
-}
-
 function passIfGone(error) {
   if (error.code !== "media_not_found") {
     throw error;
@@ -321,8 +318,8 @@ async function showEarlier() {
   showWhetherEmpty();
 }
 
-function isEarlier({ id, status }) {
-  return status !== "pending" && ![...items].some(({ mediaId }) => mediaId === id);
+function isEarlier({ id }) {
+  return ![...items].some(({ mediaId }) => mediaId === id);
 }
 
 function showOne(media) {
@@ -334,9 +331,22 @@ function showOne(media) {
   } else if (media.status === "failed") {
     item.fail(failureOf(media));
   } else {
-    item.card.showStatus("processing");
+    // What is pending may have arrived before the page was left.
+    item.card.showStatus(media.status === "pending" ? "completing" : "processing");
     item.run(() => finish(media.id, item.options()));
   }
+}
+
+/* Leaving, and losing the network */
+
+function setUpInterruptions() {
+  addEventListener("beforeunload", (event) => {
+    if (running > 0) {
+      event.preventDefault();
+    }
+  });
+  addEventListener("offline", () => (byId("offline").hidden = false));
+  addEventListener("online", () => (byId("offline").hidden = true));
 }
 
 /* How files come in */
@@ -375,4 +385,5 @@ function setUpFiles() {
 }
 
 setUpFiles();
+setUpInterruptions();
 setUpIdentity();

@@ -47,6 +47,10 @@ const ADVICE = {
     "Fill in the field at the top of the page, then try again.",
   ],
   unsupported_format: ["The file is not an image that can be read.", CHOOSE_ANOTHER],
+  upload_not_found: [
+    "The image has not arrived.",
+    "If it is not being uploaded elsewhere, in another tab say, upload it again.",
+  ],
   upload_expired: ["The upload took too long.", "Try again."],
   upload_refused: ["The storage refused the file.", TRY_AGAIN],
 };

@@ -14,6 +14,7 @@ from playwright.sync_api import Route, expect
 from tests.builders import IMAGE_HEADERS, jpeg
 
 PUTS = re.compile(r"/raw/uploads/.*X-Amz-Signature")
+UNKNOWN = "application/octet-stream"
 STORE_ANSWERS = {"Access-Control-Allow-Origin": "*"}
 
 RUN = """async ([bytes, name, type, code]) => {
@@ -121,6 +122,30 @@ def test_a_put_that_never_gets_an_answer_is_completed_if_it_arrived(run, page, i
     assert run(UPLOAD)["result"]["status"] == "ready"
 
 
+def test_bytes_of_which_nobody_knows_leave_nothing_to_finish(run, page):
+    for url in (PUTS, "**/complete"):
+        page.route(url, lambda route: route.abort("connectionreset"))
+    error = run(UPLOAD)["error"]
+    assert (error["code"], error["uploadId"]) == ("store_unreachable", None)
+
+
+def test_a_device_without_network_goes_on_when_it_is_back(run, page, context):
+    page.expose_function("goOnline", lambda: context.set_offline(False))
+    context.set_offline(True)
+    outcome = run(
+        f"""options.wait = async (seconds) => {{
+          seen.waits.push(seconds);
+          if (seen.waits.length === 1) {{
+            await goOnline();
+            await new Promise(() => {{}});
+          }}
+        }};
+        {UPLOAD}"""
+    )
+    assert outcome["result"]["status"] == "ready"
+    assert outcome["waits"][0] == 60
+
+
 def test_a_store_out_of_reach_is_tried_five_times_with_growing_pauses(run, page):
     page.route(PUTS, lambda route: route.abort("connectionrefused"))
     outcome = run(UPLOAD)
@@ -170,17 +195,18 @@ def test_a_page_of_another_origin_may_not_upload(run, site):
     assert run(UPLOAD)["error"]["code"] == "store_unreachable"
 
 
-def test_the_service_is_asked_again_when_it_says_so(run, page):
+@pytest.mark.parametrize(("said", "waited"), [("7", 7), ("86400", 60)])
+def test_the_service_is_asked_again_when_it_says_so(run, page, said, waited):
     answer_first(
         page,
         "**/request-upload",
         status=503,
-        headers={"Retry-After": "7", "Content-Type": "application/json"},
+        headers={"Retry-After": said, "Content-Type": "application/json"},
         body='{"error": "database_unavailable", "message": "Later.", "request_id": "1"}',
     )
     outcome = run(UPLOAD)
     assert outcome["result"]["status"] == "ready"
-    assert outcome["waits"][0] == 7
+    assert outcome["waits"][0] == waited
 
 
 def test_a_fault_of_the_service_is_not_provoked_again(run, page):
@@ -285,6 +311,22 @@ def test_a_refusal_comes_with_code_facts_and_request_id(run):
     assert error["requestId"]
 
 
+def test_what_is_no_image_is_refused_before_it_is_sent(run, page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.method))
+    assert run(UPLOAD, b"%PDF-1.7", "photo.jpg")["error"]["code"] == "content_type_not_allowed"
+    assert "PUT" not in asked
+
+
+def test_a_file_larger_than_any_service_takes_is_not_read_to_be_refused(run):
+    outcome = run(
+        """const huge = new File([file, new Uint8Array(64 * 2 ** 20)], "huge.jpg");
+        return media.upload(huge, options);"""
+    )
+    assert outcome["error"]["code"] == "upload_too_large"
+    assert outcome["statuses"] == ["requesting"]
+
+
 @pytest.fixture
 def chosen(run, page, tmp_path) -> Path:
     """A file on disk that the page has as `chosen.files[0]`."""
@@ -337,6 +379,37 @@ def test_a_caller_no_longer_known_after_the_upload_can_finish_it_later(run, page
     outcome = run(FINISH)
     assert outcome["result"]["error"]["code"] == "unauthenticated"
     assert outcome["result"]["finished"]["status"] == "ready"
+
+
+def test_a_token_that_cannot_be_renewed_is_asked_for_again(run):
+    outcome = run(
+        """const user = options.headers;
+        let calls = 0;
+        options.headers = async () => {
+          calls += 1;
+          if (calls === 2) throw new TypeError("Failed to fetch");
+          return user;
+        };
+        return media.upload(file, options);"""
+    )
+    assert outcome["result"]["status"] == "ready"
+
+
+def test_a_retry_whose_answer_was_lost_was_one(run, page):
+    answer = {"error": "retry_not_possible", "message": "No.", "request_id": "1"}
+    code = "const { id } = await media.upload(file, options); return media.retryMedia(id, options);"
+    answer_first(page, "**/retry", status=409, json=answer)
+    assert run(code)["result"]["status"] == "ready"
+    answer_first(page, "**/retry", status=409, json=answer)
+    failed = {"id": "1", "status": "failed", "error": {}}
+    code = code.replace("return", "globalThis.failing = true; return")
+    page.route(
+        "**/status",
+        lambda route: (
+            route.fulfill(json=failed) if page.evaluate("globalThis.failing") else route.fallback()
+        ),
+    )
+    assert run(code)["error"]["code"] == "retry_not_possible"
 
 
 def test_refused_bytes_leave_nothing_to_finish(run):
@@ -409,10 +482,9 @@ def test_the_caller_may_be_told_by_a_function(run):
     ("body", "name", "given", "expected"),
     [
         (jpeg(), "misnamed.png", "image/png", "image/jpeg"),
-        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "film.mp4", "video/mp4", "video/mp4"),
-        (b"text", "IMG_1.HEIC", "", "image/heic"),
-        (b"text", "text.txt", "text/plain", "text/plain"),
-        (b"", "nothing", "", "application/octet-stream"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0isommp42", "film.mp4", "video/mp4", UNKNOWN),
+        (b"text", "IMG_1.HEIC", "image/heic", UNKNOWN),
+        (b"", "nothing", "", UNKNOWN),
     ],
 )
 def test_the_type_is_what_the_bytes_say(run, body, name, given, expected):
