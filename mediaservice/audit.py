@@ -1,6 +1,7 @@
 """The audit: whether every object of both buckets and every media account for each other.
 
 Reads both buckets and the table side by side, a page of each in memory, and judges media by media.
+Keys of no media's are remembered until the next key of one.
 Decides nothing on what it read in passing: whatever looks wrong is read again first, so that
 uploads, results and deletions under way are never taken for faults. Repairs only on request, and
 only what cannot be anybody's any more; `lifecycle` does the writing.

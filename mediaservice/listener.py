@@ -29,7 +29,7 @@ from mediaservice.broker import (
 from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, ResultOutcome
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
 from mediaservice.monitoring import Heartbeat
-from mediaservice.storage import StoreUnavailable
+from mediaservice.storage import StoreRefused, StoreUnavailable
 from mediaservice.tracing import MessageSpan
 
 RESULT_BATCH = 100
@@ -115,8 +115,10 @@ class Listener:
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
             if time.monotonic() >= self._housekeeping_at:
                 self._take_results([])  # a slow store must not hold up their acknowledgement
-                more = self._keep_house()
-                self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
+                # First of all: a query that fails each time must not be all that is done.
+                self._housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
+                if self._keep_house():
+                    self._housekeeping_at = time.monotonic()
             if time.monotonic() >= self._sample_at:
                 self._sample()
                 self._sample_at = time.monotonic() + SAMPLE_SECONDS
@@ -261,6 +263,7 @@ class Listener:
             # In any order: one that the store always refuses must not stand before the same others.
             self._purging = random.sample(claimed, len(claimed))
         is_any = bool(self._purging)
+        is_all_refused = is_any
         end_at = time.monotonic() + PURGE_SECONDS
         while self._purging and not self._stopping.is_set() and time.monotonic() < end_at:
             # A slow store can take longer over a batch than anybody waits for a sign of life.
@@ -268,6 +271,12 @@ class Listener:
             self._broker.rest(0)
             try:
                 is_purged = self._lifecycle.deletion.purge(self._purging[-1])
+            except StoreRefused as error:
+                # Others' objects may have no lock.
+                log.error("purge_postponed", count=1, reason=str(error))
+                metrics.PURGES.labels("postponed").inc()
+                self._lifecycle.deletion.postpone(self._purging.pop(), is_refused=True)
+                continue
             except StoreUnavailable as error:
                 # One time-out is enough: the store is asked again for all of them, later.
                 log.error("purge_postponed", count=len(self._purging), reason=str(error))
@@ -280,6 +289,9 @@ class Listener:
                 log.error("purge_postponed", count=1, reason="objects are there again")
             metrics.PURGES.labels("done" if is_purged else "postponed").inc()
             self._purging.pop()
+            is_all_refused = False
+        if is_all_refused:
+            self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
         return is_any
 
 

@@ -36,6 +36,10 @@ IS_UNFINISHED = "status NOT IN ('processing', 'ready', 'failed') AND deleted_at 
 AWAITS_WORKER = "status = 'processing' AND deleted_at IS NULL"
 AWAITS_HOUSEKEEPING = "(status <> 'processing' OR deleted_at IS NOT NULL)"
 
+# Of these two there are few, however much else is due.
+IS_LAST_ATTEMPT = f"{AWAITS_WORKER} AND attempts_left = 0"
+HAS_FAILED = "status = 'failed' AND deleted_at IS NULL"
+
 
 def _one_of(name: str, values: type[Status] | type[OwnerType]) -> str:
     return f"{name} IN ({', '.join(repr(str(value)) for value in values)})"
@@ -109,4 +113,6 @@ Media = Table(
         "due_at",
         **_where(f"due_at IS NOT NULL AND {AWAITS_HOUSEKEEPING}"),
     ),
+    Index("idx_media_last_attempt", "due_at", **_where(IS_LAST_ATTEMPT)),
+    Index("idx_media_failed", "due_at", **_where(HAS_FAILED)),
 )

@@ -56,6 +56,10 @@ class StoreUnavailable(MediaError):
         return self.reason
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answers, and does not do this: for want of a permission, by a lock or a policy."""
+
+
 class ObjectNotFound(Exception):
     """There is no object under this key."""
 
@@ -249,7 +253,9 @@ def _translated(operation: str, status: int, code: str, name: str) -> Exception:
         return ObjectChanged(name)
     if status == 416:
         return EmptyObject(name)
-    return StoreUnavailable(f"{operation}: HTTP {status} {code}".rstrip())
+    is_refusal = 400 <= status < 500 and status not in (408, 429)  # too slow, too many
+    fault = StoreRefused if is_refusal else StoreUnavailable
+    return fault(f"{operation}: HTTP {status} {code}".rstrip())
 
 
 def _reason(error: Exception) -> str:

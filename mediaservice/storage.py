@@ -19,7 +19,14 @@ import urllib3
 
 from config.settings import BaseSettings
 from mediaservice import metrics
-from mediaservice.s3 import EmptyObject, ObjectChanged, ObjectNotFound, S3Client, StoreUnavailable
+from mediaservice.s3 import (
+    EmptyObject,
+    ObjectChanged,
+    ObjectNotFound,
+    S3Client,
+    StoreRefused,
+    StoreUnavailable,
+)
 from mediaservice.sniffing import SNIFF_BYTES
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "ObjectNotFound",
     "PresignedUpload",
     "Storage",
+    "StoreRefused",
     "StoreUnavailable",
     "StoredObject",
     "UploadedObject",
@@ -227,9 +235,12 @@ class Storage:
                 return
             query["continuation-token"] = token
 
-    def keeps_versions(self, bucket: str) -> bool:
-        """Say whether the bytes of deleted objects may stay in this bucket as older versions."""
-        return bool(self._s3.administer("get_bucket_versioning", Bucket=bucket).get("Status"))
+    def versioning(self, bucket: str) -> str | None:
+        """Return `Enabled`, `Suspended` if it was, or None: whether deleted bytes may stay."""
+        status: str | None = self._s3.administer("get_bucket_versioning", Bucket=bucket).get(
+            "Status"
+        )
+        return status
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless both buckets can be reached with our credentials."""
@@ -248,8 +259,11 @@ class Storage:
         for bucket in (self.raw_bucket, self.public_bucket):
             if not self._exists(bucket):
                 self._s3.administer("create_bucket", Bucket=bucket, **elsewhere)
+        self._allow_pages(web_origins)
         if not self._has_policy(self.public_bucket):
             self._open_to_readers(self.public_bucket)
+
+    def _allow_pages(self, web_origins: tuple[str, ...]) -> None:
         if not web_origins:
             with suppress(ObjectNotFound):  # some stores say so when there were no rules
                 self._s3.administer("delete_bucket_cors", Bucket=self.raw_bucket)
@@ -285,7 +299,14 @@ class Storage:
                 }
             ],
         }
-        self._s3.administer("put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy))
+        try:
+            self._s3.administer("put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy))
+        except StoreRefused as error:
+            raise StoreRefused(
+                f"{error}: the bucket {bucket} may not be opened to readers. On AWS let it have "
+                "public policies (Block Public Access), or give it a policy for your CDN alone; "
+                "all else is done"
+            ) from None
 
     def _exists(self, bucket: str, key: str = "") -> bool:
         try:

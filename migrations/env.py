@@ -1,5 +1,6 @@
 """How migrations reach the database: the application's own engine, one migrator at a time."""
 
+import time
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from mediaservice.models import Media
 
 MIGRATION_LOCK = 0x6D65646961  # "media": any number, as long as it is always the same
+LOCK_POLL_SECONDS = 0.2
 
 
 def leave_out_empty(_context: Any, _revision: Any, scripts: list[Any]) -> None:
@@ -27,7 +29,12 @@ def run_migrations() -> None:
         if engine.dialect.name == "postgresql":
             # Several releases may start at once; and building an index may take its time.
             connection.execute(text("SET statement_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_lock(:n)"), {"n": MIGRATION_LOCK})
+            lock = text("SELECT pg_try_advisory_lock(:n)").bindparams(n=MIGRATION_LOCK)
+            # Whoever waited within a query would hold up CREATE INDEX CONCURRENTLY, which waits
+            # for all queries.
+            while not connection.execute(lock).scalar():
+                connection.commit()
+                time.sleep(LOCK_POLL_SECONDS)
             connection.commit()
         context.configure(
             connection=connection,

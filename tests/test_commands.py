@@ -267,7 +267,14 @@ def test_an_audit_reports_and_repairs_only_when_asked(run, world):
     assert f"raw_without_media {world.storage.raw_bucket}/uploads/{orphan}" in found.lines[0]
     assert "nothing was changed" in found.out
     assert world.row(orphan) is None
-    repaired = run("audit", "--min-age", 0, "--repair")
+    emptied = run("audit", "--min-age", 0, "--repair", "--yes")
+    assert (emptied.code, emptied.lines) == (2, [])
+    assert "There are no media in this database" in emptied.err
+    world.pending()
+    refused = run("audit", "--min-age", 0, "--repair", input="n\n")
+    assert (refused.code, world.row(orphan)) == (1, None)
+    assert world.storage.raw_bucket in refused.err
+    repaired = run("audit", "--min-age", 0, "--repair", input="y\n")
     assert repaired.code == 0
     assert "all repaired" in repaired.out
     world.purge_due()
@@ -278,7 +285,7 @@ def test_an_audit_reports_and_repairs_only_when_asked(run, world):
 def test_what_only_a_person_can_mend_leaves_exit_code_1(run, world):
     media_id = world.ready()
     world.storage.delete_objects(world.storage.public_bucket, world.public_keys(media_id))
-    shown = run("audit", "--min-age", 0, "--repair", "--json")
+    shown = run("audit", "--min-age", 0, "--repair", "--yes", "--json")
     assert shown.code == 1
     finding, last = shown.json
     assert finding["kind"] == "public_object_missing"

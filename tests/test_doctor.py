@@ -225,12 +225,14 @@ def test_cors_that_would_stop_our_own_pages_is_found(patient, client, rule, faul
     assert fault in patient.checks["cors"].found
 
 
-def test_a_bucket_that_keeps_versions_is_a_warning(patient, client):
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_a_bucket_that_may_keep_versions_is_a_warning(patient, client, status):
     client.put_bucket_versioning(
-        Bucket=patient.storage.raw_bucket, VersioningConfiguration={"Status": "Enabled"}
+        Bucket=patient.storage.raw_bucket, VersioningConfiguration={"Status": status}
     )
     patient.examine()
     assert patient.verdict("no_versions") is Verdict.WARNING
+    assert f"versioning is {status} in" in patient.checks["no_versions"].found
     versions = client.list_object_versions(Bucket=patient.storage.raw_bucket)
     for found in versions.get("Versions", []) + versions.get("DeleteMarkers", []):
         client.delete_object(

@@ -10,7 +10,7 @@ import threading
 import time
 from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import REGISTRY
@@ -23,7 +23,7 @@ from mediaservice.broker import rabbitmq as broker_module
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
-from mediaservice.storage import ObjectNotFound
+from mediaservice.storage import ObjectNotFound, StoreRefused, StoreUnavailable
 from tests.builders import jpeg
 from tests.queues import answer, count, run_until, take
 from tests.service import put_upload
@@ -392,20 +392,45 @@ def test_store_down_at_purge(world_by_proxy, store_proxy, make_listener, amqp):
     run_until(survivor, lambda: all(map(world.is_empty, media_ids)), "the purges")
 
 
+def test_objects_that_may_not_be_deleted_keep_no_others_from_it(world, make_listener, monkeypatch):
+    *stuck, other = (world.ready() for _ in range(6))
+    for media_id in (*stuck, other):
+        world.delete(media_id)
+    purged = refuse(world, monkeypatch, stuck, StoreRefused("delete_object: HTTP 403"))
+    listener = make_listener(world)
+    run_until(listener, lambda: world.is_empty(other), "the purge")
+    assert sorted(purged) == sorted([*stuck, other])
+    for media_id in stuck:
+        world.age(media_id, 31)
+    run_until(listener, lambda: len(purged) == 11, "the next try")
+    for media_id in stuck:
+        world.age(media_id, 31)
+    listener.run_once()
+    listener.run_once()
+    assert len(purged) == 11, "when nothing may be deleted, it is not tried all the time"
+
+
+def refuse(world, monkeypatch, media_ids, error):
+    """Have the store not delete the objects of these; return the ids that it was asked for."""
+    purge, asked = world.storage.purge, []
+
+    def refuse_some(*, raw_key, public_prefix):
+        asked.append(UUID(raw_key.partition("/")[2]))
+        if asked[-1] in media_ids:
+            raise error
+        return purge(raw_key=raw_key, public_prefix=public_prefix)
+
+    monkeypatch.setattr(world.storage, "purge", refuse_some)
+    return asked
+
+
 def test_store_down_for_one_media_only(world, make_listener, monkeypatch):
     """One object that cannot be deleted must not keep all others from it."""
     stuck, *others = (world.ready() for _ in range(6))
     for media_id in (stuck, *others):
         world.delete(media_id)
     world.age(stuck, 60)
-    purge = world.storage.purge
-
-    def refuse_one(*, raw_key, public_prefix):
-        if raw_key.endswith(str(stuck)):
-            world.storage.delete_objects("no-such-bucket", [raw_key])
-        return purge(raw_key=raw_key, public_prefix=public_prefix)
-
-    monkeypatch.setattr(world.storage, "purge", refuse_one)
+    refuse(world, monkeypatch, [stuck], StoreUnavailable("delete_object: HTTP 503"))
     for _ in range(60):
         make_listener(world).run_once()
         if all(map(world.is_empty, others)):

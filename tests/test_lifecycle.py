@@ -895,6 +895,45 @@ def test_an_upload_that_arrives_long_after_its_url_is_dead_is_purged_too(make_wo
     assert world.row(media_id) is None
 
 
+def test_an_expired_upload_that_arrives_late_does_not_stay_as_long_as_its_row(make_world):
+    world = make_world(LATE_UPLOAD_SECONDS="86400")
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    assert world.uploads.expire(10) == 1
+    assert world.purge_due() == 1
+    row = world.row(media_id)
+    assert row.due_at == row.upload_expires_at + timedelta(days=1)
+    world.put(media_id, jpeg())
+    world.age(media_id, days=1)
+    assert world.purge_due() == 1
+    assert world.is_empty(media_id)
+    row = world.row(media_id)
+    assert row.due_at == row.updated_at + timedelta(days=7)
+
+
+@pytest.mark.parametrize(("days", "seconds"), [(0, 30), (0.25, 2160), (10, 3600)])
+def test_what_the_store_refuses_to_delete_is_tried_the_later_the_longer_it_has(
+    world, days, seconds
+):
+    media_id = world.ready()
+    world.delete(media_id)
+    world.age(media_id, days=days)
+    (row,) = world.deletion.claim(10)
+    world.deletion.postpone(row, is_refused=True)
+    wait = world.row(media_id).due_at - row.claimed_at
+    assert timedelta(seconds=seconds) <= wait <= timedelta(seconds=seconds + 60)
+
+
+def test_without_keys_for_the_store_no_upload_is_left_behind(world, monkeypatch):
+    def presign_upload(*_, **__):
+        raise StoreUnavailable("no keys for the store")
+
+    monkeypatch.setattr(world.storage, "presign_upload", presign_upload)
+    with pytest.raises(StoreUnavailable):
+        world.request()
+    assert world.lifecycle.statistics.count() == 0
+
+
 def test_what_a_worker_wrote_after_the_purge_is_purged_with_its_answer(world):
     job = world.claimed()
     world.delete(job.media_id)

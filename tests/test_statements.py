@@ -355,3 +355,27 @@ def test_an_owners_uploads_are_counted_without_reading_those_of_others(world, ot
     used = dict(other.execute(scans).fetchall())
     assert used["idx_media_pending"] >= 20
     assert used["idx_media_status"] == 0
+
+
+def test_the_last_attempts_and_failures_are_found_without_reading_all_that_is_due(world, other):
+    """As after an outage, or a mass deletion: thousands of others are due."""
+    world.insert()
+    other.autocommit = True
+    for values in ("'processing', 3, now(), NULL", "'ready', 0, now(), now()"):
+        other.execute(
+            "INSERT INTO media (id, owner_id, owner_type, status, attempts_left, due_at,"
+            " deleted_at, raw_key, raw_etag, public_key, updated_at, upload_expires_at, attempt)"
+            f" SELECT gen_random_uuid(), owner_id, owner_type, {values}, raw_key, 'e', 'k',"
+            " now(), now(), 1 FROM media, generate_series(1, 3000) LIMIT 3000"
+        )
+    other.execute("VACUUM ANALYZE media")
+    before = scans_of(other)
+    world.processing.give_up(10)
+    world.deletion.retire(10)
+    world.processing.retry_failed(10, failed_before=world.lifecycle.rows.now())
+    world.lifecycle.statistics.failures()
+    end_sessions(world, other)
+    used = dict(other.execute("SELECT indexrelname, idx_scan FROM pg_stat_user_indexes").fetchall())
+    assert (used["idx_media_last_attempt"], used["idx_media_failed"]) == (1, 3)
+    assert used["idx_media_due"] == used["idx_media_due_dispatch"] == 0
+    assert scans_of(other) == before

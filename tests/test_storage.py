@@ -18,6 +18,7 @@ from mediaservice.storage import (
     ObjectChanged,
     ObjectNotFound,
     Storage,
+    StoreRefused,
     StoreUnavailable,
 )
 from tests.builders import ORIGIN
@@ -352,6 +353,23 @@ def test_buckets_are_made_where_there_are_none(make_storage, store_client):
     assert [s["Action"] for s in policy["Statement"]] in (["s3:GetObject"], [["s3:GetObject"]])
     for bucket in (raw, public):
         store_client.delete_bucket(Bucket=bucket)
+
+
+def test_pages_may_upload_though_the_other_bucket_may_not_be_opened(storage, key, monkeypatch):
+    """As on AWS, where public policies are blocked unless somebody lets them."""
+    administer = storage._s3.administer
+
+    def refuse_policies(operation, **params):
+        if operation == "get_bucket_policy":
+            raise ObjectNotFound(storage.public_bucket)
+        if operation == "put_bucket_policy":
+            raise StoreRefused("put_bucket_policy: HTTP 403 AccessDenied")
+        return administer(operation, **params)
+
+    monkeypatch.setattr(storage._s3, "administer", refuse_policies)
+    with pytest.raises(StoreRefused, match=r"HTTP 403 AccessDenied: .*Block Public Access"):
+        storage.create_buckets((ORIGIN,))
+    assert preflight(storage, key, ORIGIN).headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
 def preflight(storage, key, origin, headers="content-type,if-none-match,x-amz-checksum-sha256"):

@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 
 from mediaservice.audit import REPAIRED_BY, Audit, Finding, Kind, Totals
 from mediaservice.commands.terminal import (
+    CannotTell,
     json_option,
     print_beside_bar,
     print_json,
@@ -33,9 +34,12 @@ from mediaservice.web import components
     type=click.Choice([kind.value for kind in Kind]),
     help="A kind of finding not to look for, as it is printed; may be repeated.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask before --repair.")
 @json_option
 @with_appcontext
-def audit(*, repair: bool, min_age: int | None, ignored: tuple[str, ...], as_json: bool) -> None:
+def audit(
+    *, repair: bool, min_age: int | None, ignored: tuple[str, ...], yes: bool, as_json: bool
+) -> None:
     """Compare both buckets with the table, and report what does not belong or is missing.
 
     Safe at any time: uploads and jobs under way are left alone. Exit code 1 if something was found
@@ -44,13 +48,26 @@ def audit(*, repair: bool, min_age: int | None, ignored: tuple[str, ...], as_jso
     """
     parts = components()
     settings = parts.settings
+    expected = parts.lifecycle.statistics.count()
+    if repair and not expected:
+        raise CannotTell(
+            "There are no media in this database, so --repair would delete every object. "
+            "What to do: look at DATABASE_URL"
+        )
+    if repair and not yes:
+        buckets = f"{settings.s3_raw_bucket} and {settings.s3_public_bucket}"
+        click.confirm(
+            f"Purge {buckets} of all that none of this database's {expected} media needs?",
+            abort=True,
+            err=True,
+        )
     if min_age is None:
         min_age = (
             settings.upload_url_ttl_seconds
             + settings.upload_grace_seconds
             + settings.processing_timeout_seconds
         )
-    with progress(parts.lifecycle.statistics.count(), "auditing") as bar:
+    with progress(expected, "auditing") as bar:
         made = Audit(
             parts.lifecycle,
             parts.storage,

@@ -99,8 +99,8 @@ class StoreProbes:
         yield Probe(
             "no_versions",
             "deleted bytes are not kept as older versions",
-            "suspend versioning, or let a lifecycle rule expire noncurrent versions: deletion is a "
-            "promise to the owner, and originals hold EXIF and GPS",
+            "let a lifecycle rule expire noncurrent versions, which stay even once versioning is "
+            "suspended: deletion is a promise to the owner, and originals hold EXIF and GPS",
             self._versions,
         )
 
@@ -224,9 +224,10 @@ class StoreProbes:
 
     def _versions(self) -> str:
         buckets = (self._storage.raw_bucket, self._storage.public_bucket)
-        kept = [bucket for bucket in buckets if self._storage.keeps_versions(bucket)]
+        found = {bucket: self._storage.versioning(bucket) for bucket in buckets}
+        kept = [f"{status} in {bucket}" for bucket, status in found.items() if status]
         if kept:
-            raise Doubt(f"versioning is on in {' and '.join(kept)}")
+            raise Doubt(f"versioning is {', '.join(kept)}")
         return "versioning is off"
 
 

@@ -26,12 +26,13 @@ from mediaservice.lifecycle.rows import (
     transition,
 )
 from mediaservice.messages import public_prefix
-from mediaservice.models import AWAITS_HOUSEKEEPING, Media
+from mediaservice.models import AWAITS_HOUSEKEEPING, HAS_FAILED, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 
 PURGE_LEASE_SECONDS = 120
 PURGE_RETRY_SECONDS = 30
+MAX_PURGE_RETRY_SECONDS = 3600
 
 
 class Deletion:
@@ -86,9 +87,7 @@ class Deletion:
     def retire(self, limit: int) -> int:
         """Delete up to `limit` failed media whose retention is over; return how many."""
         over = due_media(
-            text(AWAITS_HOUSEKEEPING),
-            Media.c.status == Status.FAILED,
-            NOT_DELETED,
+            text(HAS_FAILED),
             self._is_retention_over(),
             limit=limit,
         )
@@ -132,7 +131,11 @@ class Deletion:
         if not is_kept and not self._purge(row, public_prefix(row.id)):
             return False
         if row.deleted_at is None:
-            self._finish(row, due_at=row.updated_at + self._failed_retention)
+            retention_over = row.updated_at + self._failed_retention
+            # Its upload may have begun in time and end late, as a tombstone's.
+            late_upload_over = row.upload_expires_at + self._late_upload
+            is_open = not is_kept and row.claimed_at < late_upload_over < retention_over
+            self._finish(row, due_at=late_upload_over if is_open else retention_over)
         elif next_look := self._next_look(row):
             self._finish(row, due_at=next_look)
         else:
@@ -156,9 +159,13 @@ class Deletion:
             .values(due_at=now_plus(0))
         )
 
-    def postpone(self, row: MediaRow) -> None:
-        """Try a claimed media again later."""
-        self._finish(row, due_at=now_plus(PURGE_RETRY_SECONDS))
+    def postpone(self, row: MediaRow, *, is_refused: bool = False) -> None:
+        """Try a claimed media again later; if the store refuses it, the later the longer it has."""
+        seconds = PURGE_RETRY_SECONDS
+        if is_refused and row.deleted_at is not None:
+            age_seconds = int((row.claimed_at - row.deleted_at).total_seconds())
+            seconds = min(max(seconds, age_seconds // 10), MAX_PURGE_RETRY_SECONDS)
+        self._finish(row, due_at=now_plus(seconds))
 
     def _delete(self, *which: ColumnElement[bool]) -> Sequence[MediaRow]:
         """Make these media tombstones; return the `id` and `request_id` of each."""

@@ -50,7 +50,7 @@ from mediaservice.messages import (
     Variant,
     public_prefix,
 )
-from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, Media
+from mediaservice.models import AWAITS_WORKER, HAS_FAILED, IS_LAST_ATTEMPT, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 
@@ -161,7 +161,7 @@ class Processing:
 
     def give_up(self, limit: int) -> int:
         """Fail up to `limit` media whose last attempt has timed out; return how many."""
-        overdue = due_media(text(AWAITS_WORKER), Media.c.attempts_left == 0, limit=limit)
+        overdue = due_media(text(IS_LAST_ATTEMPT), limit=limit)
         failed = self._rows.execute(
             transition(Event.ATTEMPTS_EXHAUSTED)
             .where(Media.c.id.in_(overdue))
@@ -239,12 +239,9 @@ class Processing:
         failed = (
             select(Media.c.id)
             .where(
-                text(AWAITS_HOUSEKEEPING),
-                Media.c.due_at.is_not(None),  # as every failed media's is: there is an index
-                Media.c.status == Status.FAILED,
+                text(HAS_FAILED),
                 Media.c.raw_etag.is_not(None),
                 Media.c.updated_at < failed_before,
-                NOT_DELETED,
             )
             .limit(limit)
             .with_for_update(skip_locked=True)

@@ -17,7 +17,13 @@ from sqlalchemy.sql.expression import Select
 
 from mediaservice.database import now_plus
 from mediaservice.lifecycle.rows import IS_DUE, NOT_DELETED, Rows
-from mediaservice.models import AWAITS_HOUSEKEEPING, AWAITS_WORKER, IS_PENDING, Media
+from mediaservice.models import (
+    AWAITS_HOUSEKEEPING,
+    AWAITS_WORKER,
+    HAS_FAILED,
+    IS_PENDING,
+    Media,
+)
 from mediaservice.states import Status
 
 # Larger tables are sampled: counting a billion rows would take minutes of the database's time.
@@ -117,12 +123,7 @@ class Statistics:
         """Return how many media have failed and are still kept, by error code, most first."""
         statement = (
             select(Media.c.error_code, func.count().label("media"))
-            .where(
-                text(AWAITS_HOUSEKEEPING),
-                Media.c.due_at.is_not(None),
-                Media.c.status == Status.FAILED,
-                NOT_DELETED,
-            )
+            .where(text(HAS_FAILED))
             .group_by(Media.c.error_code)
             .order_by(func.count().desc(), Media.c.error_code)
         )

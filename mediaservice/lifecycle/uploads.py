@@ -92,11 +92,11 @@ class Uploads:
         self._completion = rows.prepare(self._completion_statement())
 
     def request(self, request: UploadRequest) -> RequestedUpload:
-        """Store a pending media and return its upload URL; the row is committed first.
+        """Store a pending media and return its upload URL.
 
         With an idempotency key, a repeat of the same request returns the same media with a fresh
         URL while it is pending. Raises UPLOAD_TOO_LARGE, CONTENT_TYPE_NOT_ALLOWED,
-        TOO_MANY_PENDING or IDEMPOTENCY_KEY_REUSED.
+        TOO_MANY_PENDING or IDEMPOTENCY_KEY_REUSED, or StoreUnavailable without keys to sign with.
         """
         settings = self._settings
         if request.size_bytes > settings.max_upload_bytes:
@@ -108,15 +108,15 @@ class Uploads:
                 errors.CONTENT_TYPE_NOT_ALLOWED,
                 details={"allowed_content_types": list(settings.allowed_content_types)},
             )
-        row = self._insert(request) or self._renew(request)
-        presigned = self._storage.presign_upload(
-            row.raw_key,
-            content_type=request.content_type,
-            size_bytes=request.size_bytes,
-            checksum_sha256=request.checksum_sha256,
-            ttl_seconds=settings.upload_url_ttl_seconds,
+        media_id = uuid_utils.compat.uuid7()
+        # Before there is a row: without keys for the store none should be left behind.
+        presigned = self._presign(raw_key(media_id), request)
+        if inserted := self._insert(media_id, request):
+            return RequestedUpload(media_id, presigned, inserted.expires_at)
+        renewed = self._renew(request)
+        return RequestedUpload(
+            renewed.id, self._presign(renewed.raw_key, request), renewed.expires_at
         )
-        return RequestedUpload(row.id, presigned, row.expires_at)
 
     def complete(
         self,
@@ -185,9 +185,17 @@ class Uploads:
             "due_at": now_plus(ttl + self._settings.upload_grace_seconds),
         }
 
-    def _insert(self, request: UploadRequest) -> MediaRow | None:
+    def _presign(self, key: str, request: UploadRequest) -> PresignedUpload:
+        return self._storage.presign_upload(
+            key,
+            content_type=request.content_type,
+            size_bytes=request.size_bytes,
+            checksum_sha256=request.checksum_sha256,
+            ttl_seconds=self._settings.upload_url_ttl_seconds,
+        )
+
+    def _insert(self, media_id: UUID, request: UploadRequest) -> MediaRow | None:
         """Insert a pending row, or return None: too many pending, or the key was used before."""
-        media_id = uuid_utils.compat.uuid7()
         values = {
             "id": media_id,
             "owner_id": request.owner_id,
@@ -235,7 +243,7 @@ class Uploads:
                 index_elements=["owner_id", "idempotency_key"],
                 index_where=Media.c.idempotency_key.is_not(None),
             )
-            .returning(Media.c.id, Media.c.raw_key, Media.c.upload_expires_at.label("expires_at"))
+            .returning(Media.c.id, Media.c.upload_expires_at.label("expires_at"))
         )
 
     def _completion_statement(self) -> Executable:
