@@ -112,7 +112,7 @@ def fill(database: Database, rows: int) -> None:
     that would offer the free end of every page to new rows at once, and scatter them all over the
     table, while a service has filled the ends of old pages long ago.
     """
-    indexes = Media.metadata.tables["media"].to_metadata(MetaData()).indexes
+    indexes = Media.to_metadata(MetaData()).indexes
     for index in indexes:
         _execute(database, DropIndex(index))
         # As full as pages are that rows came to one by one, not close to their first split.

@@ -33,12 +33,12 @@ def render_scale(report: Report) -> str:
     details = {figure.name: figure.details for figure in report.figures}
     costs = [_cost(details[name], times, role) for _, name, times, role in _STEPS]
     total = {part: sum(cost[part] for cost in costs) for part in costs[0]}
-    growth = {figure.name: figure.ours for figure in report.figures}
+    ours = {figure.name: figure.ours for figure in report.figures}
     web_seconds = (
-        growth["request_upload_growth"] + growth["complete_growth"] + 2 * growth["status_growth"]
+        ours["request_upload_growth"] + ours["complete_growth"] + 2 * ours["status_growth"]
     ) / 1e3
-    listener_seconds = 1 / growth["dispatch_rate"] + 1 / growth["results_rate"]
-    worker_seconds = 1 / growth["pipeline_rate"]
+    listener_seconds = 1 / ours["dispatch_rate"] + 1 / ours["results_rate"]
+    worker_seconds = 1 / ours["pipeline_rate"]
     # A worker's publishing costs the broker what a listener's does.
     rabbitmq_us = total["rabbitmq"] + costs[3]["rabbitmq"]
     lines = [

@@ -178,7 +178,7 @@ class BaseSettings:
     )
     metrics_host: str = _setting(
         fields.String(),
-        "Address of that port; all are `0.0.0.0`, with IPv6 `::`. It asks for no token: keep it "
+        "Address to bind for that port; `0.0.0.0` or `::` binds all. It asks for no token: keep it "
         "off the internet.",
         "127.0.0.1",
     )
@@ -331,8 +331,8 @@ class Settings(WorkerSettings):
     database_url: str = _setting(
         _DatabaseUrl(),
         "PostgreSQL, as `postgresql://user:password@host/name`. Across a network add "
-        "`?sslmode=verify-full&sslrootcert=/path/of/ca.pem`, or `sslrootcert=system`: the driver "
-        "itself would do with any certificate, or none.",
+        "`?sslmode=verify-full&sslrootcert=/path/of/ca.pem`, or `sslrootcert=system`: by default "
+        "the driver accepts any certificate, or no TLS.",
     )
     s3_public_endpoint: str = _setting(
         _BaseUrl("https", "http"),
@@ -375,7 +375,7 @@ class Settings(WorkerSettings):
     jwt_audience: str = _setting(
         fields.String(),
         "If set, the `aud` that tokens must have. Set it, or `JWT_ISSUER`, if the same keys sign "
-        "tokens for other services: those would let in, too.",
+        "tokens for other services: those would be accepted, too.",
         "",
     )
     jwt_issuer: str = _setting(fields.String(), "If set, the `iss` that tokens must have.", "")

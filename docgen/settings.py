@@ -21,7 +21,10 @@ SECTIONS = {
 }
 # Read by config/gunicorn.py, before there is an application.
 GUNICORN = {
-    "HOST": ("0.0.0.0", "Address that web binds to, IPv6 with `::`; development binds 127.0.0.1."),  # noqa: S104
+    "HOST": (
+        "0.0.0.0",  # noqa: S104
+        "Address that web binds to, with IPv6 `::`; development binds 127.0.0.1.",
+    ),
     "PORT": ("8000", "Port that web binds to."),
     "WEB_CONCURRENCY": (
         "2",

@@ -85,7 +85,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
         )
     )
     g.media_id = upload.media_id
-    body = {
+    presigned = {
         "upload_id": upload.media_id,
         "upload_url": upload.presigned.url,
         "method": upload.presigned.method,
@@ -93,7 +93,7 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
         "expires_at": upload.expires_at,
         "curl": _curl(upload, body["content_type"]),
     }
-    return respond(body, 201, {"Cache-Control": "no-store"})
+    return respond(presigned, 201, {"Cache-Control": "no-store"})
 
 
 @blueprint.post("/complete")

@@ -277,9 +277,9 @@ class Audit:
             # The keys a ready media names never change, so this one cannot become named.
             self._storage.delete_objects(finding.bucket, [finding.key])
         elif finding.kind is Kind.ORIGINAL_PAST_RETENTION:
-            self._lifecycle.deletion.purge_original(finding.media_id)
+            self._lifecycle.deletion.schedule_original_purge(finding.media_id)
         else:
-            self._lifecycle.deletion.purge_stray(finding.media_id)
+            self._lifecycle.deletion.schedule_stray_purge(finding.media_id)
 
 
 def _only(found: list[Any]) -> Any:

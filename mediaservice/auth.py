@@ -98,7 +98,7 @@ def _jwt(settings: Settings) -> Authenticate:
         token = _bearer(request)
         try:
             subject, expires_at = verify(token, find_key(token))
-            # A token that has begun has begun for good, but a remembered one must end, too.
+            # `nbf` cannot become false again, but a remembered token can expire.
             if expires_at <= time.time() - settings.jwt_leeway_seconds:
                 raise jwt.ExpiredSignatureError
         except (jwt.PyJWTError, RecursionError) as error:

@@ -220,7 +220,9 @@ class Listener:
         for claim in claimed:
             if claim.job.media_id in given_back:
                 self._lifecycle.processing.give_back(claim, delay_seconds=UNROUTABLE_WAIT_SECONDS)
-        self._lifecycle.processing.keep([c for c in claimed if c.job.media_id not in given_back])
+        self._lifecycle.processing.log_time_outs(
+            [c for c in claimed if c.job.media_id not in given_back]
+        )
         for claim in claimed:
             _report_dispatch(claim, held=held, given_back=given_back)
         return len(claimed) == limit and not failed

@@ -33,7 +33,7 @@ SPEC_OPTIONS = {
         "description": (
             "1. `POST /api/media/request-upload` answers with a presigned URL.\n"
             "2. PUT the bytes there with the headers of the response: browsers, the `curl` line of "
-            "the response, or any S3-minded uploader.\n"
+            "the response, or any other HTTP client.\n"
             "3. `POST /api/media/complete`.\n"
             "4. `GET /api/media/{media_id}/status`, when `Retry-After` says so, until `ready` or "
             "`failed`.\n"

@@ -1285,7 +1285,7 @@ def test_an_original_kept_for_good_is_purged_on_demand_if_its_media_is_ready(mak
     ready, other = before.ready(), before.ready()
     before.age(ready, days=31)
     for media_id in (ready, before.pending(), before.failed()):
-        world.deletion.purge_original(media_id)
+        world.deletion.schedule_original_purge(media_id)
     assert world.purge_due() == 1
     assert not world.has_original(ready)
     assert world.public_keys(ready)
@@ -1297,7 +1297,7 @@ def test_an_original_that_is_due_already_stays_so(make_world):
     media_id = world.ready()
     world.age(media_id, days=31)
     before = world.row(media_id)
-    world.deletion.purge_original(media_id)
+    world.deletion.schedule_original_purge(media_id)
     assert world.row(media_id) == before
 
 
@@ -1305,7 +1305,7 @@ def test_an_original_is_purged_no_earlier_than_the_listeners_own_retention_has_i
     world = make_world(RAW_RETENTION_DAYS="30")
     media_id = world.ready()
     before = world.row(media_id)
-    world.deletion.purge_original(media_id)
+    world.deletion.schedule_original_purge(media_id)
     assert world.purge_due() == 1
     assert world.has_original(media_id)
     assert world.row(media_id) == before

@@ -97,7 +97,7 @@ def test_attempts_without_an_answer(world):
     for _ in range(2):
         world.age(job.media_id, 601)
         claims = world.processing.claim(10)
-        keep = partial(world.processing.keep, claims)
+        keep = partial(world.processing.log_time_outs, claims)
         assert lines_of(keep) == [line_of(Event.ATTEMPT_TIMED_OUT, job.media_id)]
     world.age(job.media_id, 601)
     give_up = partial(world.processing.give_up, 10)

@@ -1,7 +1,7 @@
 """The command line: `flask --app app media …`, for people who set the service up and run it.
 
 Commands only ask, call and print; what they do is `lifecycle`, `audit`, `doctor`, `broker` and
-`client`. Exit codes: 0 all is well, 1 something is not, 2 it could not be found out.
+`client`. Exit codes: 0 all is well, 1 something is not, 2 the command could not do its work.
 """
 
 from mediaservice.commands import (
@@ -22,7 +22,7 @@ __all__ = ["media"]
 media = Commands(
     "media",
     help="Set the media service up, look after it, try it out.\n\nExit codes: 0 all is well, 1 "
-    "something is not, 2 it could not be found out (or the command was not understood).",
+    "something is not, 2 the command could not do its work, or was not understood.",
 )
 for command in (
     init.init,

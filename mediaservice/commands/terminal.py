@@ -41,7 +41,7 @@ class Commands(AppGroup):
             return super().invoke(ctx)
         except StoreUnavailable as error:
             advice = f"look at S3_ENDPOINT and the keys, or run `{DOCTOR}`"
-            _stop("The store does not do it", error, advice)
+            _stop("The store call failed", error, advice)
         except BrokerUnavailable as error:
             _stop("RabbitMQ does not answer", error, f"look at BROKER_URL, or run `{DOCTOR}`")
         except DBAPIError as error:

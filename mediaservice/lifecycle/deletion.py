@@ -86,11 +86,7 @@ class Deletion:
 
     def retire(self, limit: int) -> int:
         """Delete up to `limit` failed media whose retention is over; return how many."""
-        over = due_media(
-            text(HAS_FAILED),
-            self._is_retention_over(),
-            limit=limit,
-        )
+        over = due_media(text(HAS_FAILED), self._is_retention_over(), limit=limit)
         retired = self._delete(Media.c.id.in_(over))
         log_transitions(Event.DELETE_REQUESTED, retired, reason="retention")
         return len(retired)
@@ -102,7 +98,8 @@ class Deletion:
             or_(
                 Media.c.deleted_at.is_not(None),
                 Media.c.status == Status.READY,
-                # Of those once pinned, `purge` only sets what is due if a longer retention is set.
+                # Those once pinned come here only if retention has been lengthened: `purge` then
+                # just moves what is due.
                 and_(
                     Media.c.status == Status.FAILED,
                     or_(Media.c.raw_etag.is_(None), ~self._is_retention_over()),
@@ -142,11 +139,11 @@ class Deletion:
             self._rows.execute(delete(Media).where(_lease_of(row)))
         return True
 
-    def purge_stray(self, media_id: UUID) -> None:
+    def schedule_stray_purge(self, media_id: UUID) -> None:
         """Have the objects of a media that is unknown or deleted purged; one that lives stays."""
         self._rows.execute(self._rows.tombstone(media_id))
 
-    def purge_original(self, media_id: UUID) -> None:
+    def schedule_original_purge(self, media_id: UUID) -> None:
         """Have the original of a ready media purged that was to be kept for longer, or for good."""
         self._rows.execute(
             update(Media)

@@ -127,8 +127,8 @@ class Processing:
             for row in claimed
         ]
 
-    def keep(self, claims: Sequence[Claim]) -> None:
-        """Take note of claims that are not given back: attempts before them have timed out."""
+    def log_time_outs(self, claims: Sequence[Claim]) -> None:
+        """Leave the trace of the attempts before claims that are not given back: they timed out."""
         for claim in claims:
             if claim.is_resend:
                 log_transition(Event.ATTEMPT_TIMED_OUT, claim.job.media_id)
@@ -139,24 +139,22 @@ class Processing:
         The attempt stays the one that was published, but its time has been used up: a media that
         nobody gets round to fails in the end, and a late success still counts.
         """
-        self._rows.execute(
-            update(Media)
-            .where(Media.c.id == job.media_id, text(AWAITS_WORKER), Media.c.attempt == job.attempt)
-            .values(attempt=Media.c.attempt - 1)
-        )
+        self._undo_attempt(job)
 
     def give_back(self, claim: Claim, *, delay_seconds: float) -> None:
         """Undo a claim whose job was not published: the attempt was not made."""
-        job = claim.job
+        self._undo_attempt(
+            claim.job,
+            attempts_left=Media.c.attempts_left + 1,
+            error_code=claim.error_code,
+            due_at=now_plus(delay_seconds),
+        )
+
+    def _undo_attempt(self, job: ProcessRequest, **values: Any) -> None:
         self._rows.execute(
             update(Media)
             .where(Media.c.id == job.media_id, text(AWAITS_WORKER), Media.c.attempt == job.attempt)
-            .values(
-                attempt=Media.c.attempt - 1,
-                attempts_left=Media.c.attempts_left + 1,
-                error_code=claim.error_code,
-                due_at=now_plus(delay_seconds),
-            )
+            .values(attempt=Media.c.attempt - 1, **values)
         )
 
     def give_up(self, limit: int) -> int:
@@ -223,9 +221,7 @@ class Processing:
         )
         if row is not None:
             return row
-        found = self._rows.find(media_id)
-        if found is None or found.deleted_at is not None:
-            raise MediaError(errors.MEDIA_NOT_FOUND)
+        self._rows.existing(media_id)
         raise MediaError(errors.RETRY_NOT_POSSIBLE)
 
     def retry_failed(

@@ -103,11 +103,16 @@ class Rows:
         found: datetime = self.execute(select(now_plus(0).label("now")))[0].now
         return found
 
-    def owned(self, media_id: UUID, caller: UUID) -> MediaRow:
-        """Return a media of the caller's. Raises MEDIA_NOT_FOUND or NOT_OWNER."""
+    def existing(self, media_id: UUID) -> MediaRow:
+        """Return a media that is not deleted. Raises MEDIA_NOT_FOUND."""
         row = self.find(media_id)
         if row is None or row.deleted_at is not None:
             raise MediaError(MEDIA_NOT_FOUND)
+        return row
+
+    def owned(self, media_id: UUID, caller: UUID) -> MediaRow:
+        """Return a media of the caller's. Raises MEDIA_NOT_FOUND or NOT_OWNER."""
+        row = self.existing(media_id)
         if row.owner_id != caller:
             raise MediaError(NOT_OWNER)
         return row
@@ -117,9 +122,7 @@ class Rows:
 
         A ready media is public at its CDN URL already; all else is MEDIA_NOT_FOUND to strangers.
         """
-        row = self.find(media_id)
-        if row is None or row.deleted_at is not None:
-            raise MediaError(MEDIA_NOT_FOUND)
+        row = self.existing(media_id)
         if row.owner_id != caller and row.status != Status.READY:
             raise MediaError(MEDIA_NOT_FOUND)
         return row

@@ -140,7 +140,9 @@ def context_options() -> dict[str, Any]:
 @pytest.fixture
 def context(browser, site, request, context_options) -> Iterator[BrowserContext]:
     """A browser profile of its own, thus another user; no page may break its own policy."""
-    opened = browser.new_context(base_url=site.url, **context_options)
+    # Animations would be drawn on the CPU, for nobody.
+    calm = {"reduced_motion": "reduce"}
+    opened = browser.new_context(base_url=site.url, **calm, **context_options)
     opened.set_default_timeout(WAIT_MS)
     faults: list[str] = []
     opened.on("weberror", lambda error: faults.append(str(error.error)))

@@ -103,6 +103,7 @@ def test_the_bytes_go_to_the_store_with_their_checksum_and_not_through_the_servi
 
 
 def test_the_placeholder_is_there_before_the_picture_and_gone_after_it(page):
+    page.emulate_media(reduced_motion="no-preference")
     held = hold(page, re.compile(r"/public/media/"))
     page.goto("/")
     with page.expect_request(re.compile(r"/public/media/")):
