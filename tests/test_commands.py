@@ -39,6 +39,7 @@ COMMANDS = (
     ["init"],
     ["doctor"],
     ["stats"],
+    ["list"],
     ["show"],
     ["audit"],
     ["retry"],
@@ -149,6 +150,8 @@ def test_the_operations_page_has_every_command_kind_and_nothing_else():
         ["retry", "not-a-uuid"],
         ["delete"],
         ["delete", "--owner", str(UNKNOWN_ID), str(UNKNOWN_ID)],
+        ["list"],
+        ["list", "--owner", str(UNKNOWN_ID), "--status", "lost"],
         ["show"],
         ["reprocess"],
         ["audit", "--min-age", "-1"],
@@ -204,7 +207,7 @@ def test_the_real_command_ends_without_a_traceback(make_world):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith("Error: The store does not do it: ")
+    assert done.stderr.startswith("Error: The store call failed: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -379,7 +382,26 @@ def test_bulk_retries_and_erasures_on_postgresql(make_world, postgresql_url):
     assert {world.status(media_id) for media_id in failed} == {"deleted"}
 
 
-# show
+# list and show
+
+
+def test_an_owners_media_are_listed_newest_first(run, world):
+    owner_id = uuid4()
+    first, second, third = (world.request(owner_id=owner_id).media_id for _ in range(3))
+    world.pending()
+    world.age(second, 1300)
+    world.uploads.expire(10)
+    world.lifecycle.deletion.take_down(third)
+    shown = run("list", "--owner", owner_id)
+    assert [line.split()[2:] for line in shown.lines] == [
+        [str(second), "failed", "upload_expired"],
+        [str(first), "pending"],
+    ]
+    (listed,) = run("list", "--owner", owner_id, "--limit", 1, "--json").json
+    assert (listed["id"], listed["owner_id"]) == (str(second), str(owner_id))
+    assert run("list", "--owner", owner_id, "--status", "ready", "--json").out == ""
+    nobody = run("list", "--owner", uuid4())
+    assert (nobody.code, nobody.out, nobody.err) == (0, "", "no media\n")
 
 
 def test_everything_about_a_media_is_shown(run, world):

@@ -54,6 +54,7 @@ EXECUTED_BY = {
     "flask --app app media reprocess": REPROCESS,
     "flask --app app media retry": f"{CLI}::test_media_are_retried_by_id",
     "flask --app app media retry --failed": f"{CLI}::test_all_failed_media_are_retried_at_once",
+    "flask --app app media list": f"{CLI}::test_an_owners_media_are_listed_newest_first",
     "flask --app app media show": f"{CLI}::test_everything_about_a_media_is_shown",
     "flask --app app media stats": f"{CLI}::test_stats_tell_what_there_is_and_what_is_due",
     "flask --app app media upload": f"{CLI}::test_files_are_uploaded_to_a_running_service",

@@ -28,6 +28,7 @@ for command in (
     init.init,
     doctor.doctor,
     stats.stats,
+    show.list_media,
     show.show,
     audit.audit,
     retry.retry,

@@ -1,4 +1,4 @@
-"""`media show`: all there is to know of one media, for whoever has a ticket with its id."""
+"""`media list` and `media show`: an owner's media, and all of one, for whoever has a ticket."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +10,42 @@ from flask.cli import with_appcontext
 from mediaservice.commands.terminal import json_option, print_json
 from mediaservice.errors import MEDIA_NOT_FOUND, MediaError
 from mediaservice.messages import public_prefix
+from mediaservice.states import Status
 from mediaservice.web import components
+
+
+@click.command("list", short_help="List an owner's media.")
+@click.option("--owner", "owner_id", type=click.UUID, required=True, help="Whose media.")
+@click.option(
+    "--status",
+    type=click.Choice([status.value for status in Status]),
+    help="Only media in this status.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="How many at most.",
+)
+@json_option
+@with_appcontext
+def list_media(*, owner_id: UUID, status: str | None, limit: int, as_json: bool) -> None:
+    """List an owner's media, newest first, without deleted ones: when, which, where it stands.
+
+    `media show` has the rest of each.
+    """
+    rows = components().lifecycle.rows.page(
+        owner_id=owner_id, owner_type=None, status=status, before=None, limit=limit
+    )
+    for row in rows:
+        if as_json:
+            print_json(row._asdict())
+        else:
+            stands = row.status if row.error_code is None else f"{row.status}  {row.error_code}"
+            click.echo(f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.id}  {stands}")
+    if not rows and not as_json:
+        click.echo("no media", err=True)
 
 
 @click.command(short_help="Show a media's row and objects.")
