@@ -29,7 +29,7 @@ from mediaservice.broker import (
 from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, ResultOutcome
 from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
 from mediaservice.monitoring import Heartbeat
-from mediaservice.storage import StoreRefused, StoreUnavailable
+from mediaservice.storage import StoreUnavailable
 from mediaservice.tracing import MessageSpan
 
 RESULT_BATCH = 100
@@ -273,13 +273,12 @@ class Listener:
             self._broker.rest(0)
             try:
                 is_purged = self._lifecycle.deletion.purge(self._purging[-1])
-            except StoreRefused as error:
-                # Others' objects may have no lock.
-                log.error("purge_postponed", count=1, reason=str(error))
-                metrics.PURGES.labels("postponed").inc()
-                self._lifecycle.deletion.postpone(self._purging.pop(), is_refused=True)
-                continue
             except StoreUnavailable as error:
+                if error.is_refusal:  # others' objects may have no lock
+                    log.error("purge_postponed", count=1, reason=str(error))
+                    metrics.PURGES.labels("postponed").inc()
+                    self._lifecycle.deletion.postpone(self._purging.pop(), is_refused=True)
+                    continue
                 # One time-out is enough: the store is asked again for all of them, later.
                 log.error("purge_postponed", count=len(self._purging), reason=str(error))
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS

@@ -46,18 +46,18 @@ _QUERY = re.compile(r"\?\S*")
 
 
 class StoreUnavailable(MediaError):
-    """The store could not be reached or answered with a fault of its own; nothing is known."""
+    """The store could not be reached or answered with a fault of its own; nothing is known.
 
-    def __init__(self, reason: str) -> None:
+    `is_refusal`: it answers, and does not do this, for want of a permission, by a lock or a policy.
+    """
+
+    def __init__(self, reason: str, *, is_refusal: bool = False) -> None:
         super().__init__(STORE_UNAVAILABLE, retry_after_seconds=_RETRY_AFTER_SECONDS)
         self.reason = reason
+        self.is_refusal = is_refusal
 
     def __str__(self) -> str:
         return self.reason
-
-
-class StoreRefused(StoreUnavailable):
-    """The store answers, and does not do this: for want of a permission, by a lock or a policy."""
 
 
 class ObjectNotFound(Exception):
@@ -253,9 +253,10 @@ def _translated(operation: str, status: int, code: str, name: str) -> Exception:
         return ObjectChanged(name)
     if status == 416:
         return EmptyObject(name)
-    is_refusal = 400 <= status < 500 and status not in (408, 429)  # too slow, too many
-    fault = StoreRefused if is_refusal else StoreUnavailable
-    return fault(f"{operation}: HTTP {status} {code}".rstrip())
+    return StoreUnavailable(
+        f"{operation}: HTTP {status} {code}".rstrip(),
+        is_refusal=400 <= status < 500 and status not in (408, 429),  # too slow, too many
+    )
 
 
 def _reason(error: Exception) -> str:

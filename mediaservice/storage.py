@@ -19,14 +19,7 @@ import urllib3
 
 from config.settings import BaseSettings
 from mediaservice import metrics
-from mediaservice.s3 import (
-    EmptyObject,
-    ObjectChanged,
-    ObjectNotFound,
-    S3Client,
-    StoreRefused,
-    StoreUnavailable,
-)
+from mediaservice.s3 import EmptyObject, ObjectChanged, ObjectNotFound, S3Client, StoreUnavailable
 from mediaservice.sniffing import SNIFF_BYTES
 
 __all__ = [
@@ -34,7 +27,6 @@ __all__ = [
     "ObjectNotFound",
     "PresignedUpload",
     "Storage",
-    "StoreRefused",
     "StoreUnavailable",
     "StoredObject",
     "UploadedObject",
@@ -301,8 +293,10 @@ class Storage:
         }
         try:
             self._s3.administer("put_bucket_policy", Bucket=bucket, Policy=json.dumps(policy))
-        except StoreRefused as error:
-            raise StoreRefused(
+        except StoreUnavailable as error:
+            if not error.is_refusal:
+                raise
+            raise StoreUnavailable(
                 f"{error}: the bucket {bucket} may not be opened to readers. On AWS let it have "
                 "public policies (Block Public Access), or give it a policy for your CDN alone; "
                 "all else is done"

@@ -23,7 +23,7 @@ from mediaservice.broker import rabbitmq as broker_module
 from mediaservice.broker.rabbitmq import RabbitMQ
 from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
-from mediaservice.storage import ObjectNotFound, StoreRefused, StoreUnavailable
+from mediaservice.storage import ObjectNotFound, StoreUnavailable
 from tests.builders import jpeg
 from tests.queues import answer, count, run_until, take
 from tests.service import put_upload
@@ -396,7 +396,8 @@ def test_objects_that_may_not_be_deleted_keep_no_others_from_it(world, make_list
     *stuck, other = (world.ready() for _ in range(6))
     for media_id in (*stuck, other):
         world.delete(media_id)
-    purged = refuse(world, monkeypatch, stuck, StoreRefused("delete_object: HTTP 403"))
+    locked = StoreUnavailable("delete_object: HTTP 403", is_refusal=True)
+    purged = refuse(world, monkeypatch, stuck, locked)
     listener = make_listener(world)
     run_until(listener, lambda: world.is_empty(other), "the purge")
     assert sorted(purged) == sorted([*stuck, other])

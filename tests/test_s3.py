@@ -73,6 +73,8 @@ def test_a_refusal_is_named_after_one_attempt(make_store, status, code, expected
         read(storage)
     assert str(raised.value) == words
     assert len(store.requests) == 1
+    if expected is StoreUnavailable:
+        assert raised.value.is_refusal == (400 <= status < 500)
 
 
 def test_a_head_has_no_code_to_tell(make_store):

@@ -18,7 +18,6 @@ from mediaservice.storage import (
     ObjectChanged,
     ObjectNotFound,
     Storage,
-    StoreRefused,
     StoreUnavailable,
 )
 from tests.builders import ORIGIN
@@ -363,11 +362,11 @@ def test_pages_may_upload_though_the_other_bucket_may_not_be_opened(storage, key
         if operation == "get_bucket_policy":
             raise ObjectNotFound(storage.public_bucket)
         if operation == "put_bucket_policy":
-            raise StoreRefused("put_bucket_policy: HTTP 403 AccessDenied")
+            raise StoreUnavailable("put_bucket_policy: HTTP 403 AccessDenied", is_refusal=True)
         return administer(operation, **params)
 
     monkeypatch.setattr(storage._s3, "administer", refuse_policies)
-    with pytest.raises(StoreRefused, match=r"HTTP 403 AccessDenied: .*Block Public Access"):
+    with pytest.raises(StoreUnavailable, match=r"HTTP 403 AccessDenied: .*Block Public Access"):
         storage.create_buckets((ORIGIN,))
     assert preflight(storage, key, ORIGIN).headers["Access-Control-Allow-Origin"] == ORIGIN
 
