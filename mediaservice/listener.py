@@ -84,6 +84,7 @@ class Listener:
         self._heartbeat = heartbeat or Heartbeat("listener")
         self._in_flight: _Batch | None = None
         self._purging: list[MediaRow] = []  # claimed; their leases bring them back
+        self._is_all_refused = False  # of those claimed so far
         self._dispatch_at = self._housekeeping_at = self._purge_at = self._sample_at = 0.0
 
     def run(self) -> None:
@@ -113,15 +114,14 @@ class Listener:
                     self._take_results([])
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
-            if time.monotonic() >= self._housekeeping_at:
-                self._take_results([])  # a slow store must not hold up their acknowledgement
-                # First of all: a query that fails each time must not be all that is done.
-                self._housekeeping_at = time.monotonic() + HOUSEKEEPING_SECONDS
-                if self._keep_house():
-                    self._housekeeping_at = time.monotonic()
+            # Before what may fail each time, so that somebody sees what that leaves undone.
             if time.monotonic() >= self._sample_at:
                 self._sample()
                 self._sample_at = time.monotonic() + SAMPLE_SECONDS
+            if time.monotonic() >= self._housekeeping_at:
+                self._take_results([])  # a slow store must not hold up their acknowledgement
+                more = self._keep_house()
+                self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
         except DBAPIError as error:
             # Whatever was claimed comes back when its lease ends.
             self._wait_for_database(error)
@@ -264,8 +264,8 @@ class Listener:
             claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
             # In any order: one that the store always refuses must not stand before the same others.
             self._purging = random.sample(claimed, len(claimed))
+            self._is_all_refused = bool(claimed)
         is_any = bool(self._purging)
-        is_all_refused = is_any
         end_at = time.monotonic() + PURGE_SECONDS
         while self._purging and not self._stopping.is_set() and time.monotonic() < end_at:
             # A slow store can take longer over a batch than anybody waits for a sign of life.
@@ -290,8 +290,8 @@ class Listener:
                 log.error("purge_postponed", count=1, reason="objects are there again")
             metrics.PURGES.labels("done" if is_purged else "postponed").inc()
             self._purging.pop()
-            is_all_refused = False
-        if is_all_refused:
+            self._is_all_refused = False
+        if self._is_all_refused and not self._purging:
             self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
         return is_any
 

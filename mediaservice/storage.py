@@ -18,7 +18,6 @@ from xml.etree import ElementTree as ET
 import urllib3
 
 from config.settings import BaseSettings
-from mediaservice import metrics
 from mediaservice.s3 import EmptyObject, ObjectChanged, ObjectNotFound, S3Client, StoreUnavailable
 from mediaservice.sniffing import SNIFF_BYTES
 
@@ -118,7 +117,6 @@ class Storage:
         url = self._signer.presign(
             "PUT", self.raw_bucket, key, signed, ttl_seconds=ttl_seconds, at=at
         )
-        metrics.PRESIGNED_UPLOADS.inc()
         return PresignedUpload("PUT", url, headers)
 
     def presign_read(self, bucket: str, key: str, *, ttl_seconds: int) -> str:

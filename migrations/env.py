@@ -23,7 +23,7 @@ def leave_out_empty(_context: Any, _revision: Any, scripts: list[Any]) -> None:
 
 
 def run_migrations() -> None:
-    """Run the pending migrations, each in its own transaction."""
+    """Run the pending migrations, each in its own transaction if it does not say otherwise."""
     engine = current_app.extensions["media"].lifecycle.rows.transactions
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":

@@ -538,7 +538,21 @@ def test_there_is_no_port_unless_one_is_set():
     assert start_monitoring(worker_settings(), Heartbeat("test")) is None
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def has_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")),
+    ],
+)
 def test_the_port_is_served_by_either_version_of_ip(host):
     port = find_free_ports((0,))
     server = start_monitoring(worker_settings(METRICS_HOST=host, METRICS_PORT=port), Heartbeat("x"))

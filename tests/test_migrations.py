@@ -105,6 +105,15 @@ def test_migrations_can_be_taken_back_and_run_again(app):
     assert tables_of(app) == {"media"}
 
 
+def test_an_index_that_an_interrupted_migration_left_is_made_anew(app):
+    flask_migrate.upgrade(revision="0001")
+    with engine_of(app).begin() as connection:
+        connection.execute(sa.text("CREATE INDEX idx_media_failed ON media (id)"))
+    flask_migrate.upgrade()
+    migrated = described(engine_of(app))["indexes"]["idx_media_failed"]
+    assert "due_at" in migrated
+
+
 def test_the_code_of_an_earlier_release_migrates_nothing(app, caplog):
     flask_migrate.upgrade()
     with engine_of(app).begin() as connection:

@@ -62,6 +62,7 @@ def read(storage):
         (404, "NoSuchBucket", StoreUnavailable, "get_object: HTTP 404 NoSuchBucket"),
         (404, "<p>default backend</p>", StoreUnavailable, "get_object: HTTP 404"),
         (404, "NoSuchKey", ObjectNotFound, "uploads/k"),
+        (409, "OperationAborted", StoreUnavailable, "get_object: HTTP 409 OperationAborted"),
         (412, "PreconditionFailed", ObjectChanged, "uploads/k"),
         (501, "NotImplemented", StoreUnavailable, "get_object: HTTP 501 NotImplemented"),
         (403, "<script>", StoreUnavailable, "get_object: HTTP 403"),
@@ -74,7 +75,7 @@ def test_a_refusal_is_named_after_one_attempt(make_store, status, code, expected
     assert str(raised.value) == words
     assert len(store.requests) == 1
     if expected is StoreUnavailable:
-        assert raised.value.is_refusal == (400 <= status < 500)
+        assert raised.value.is_refusal == (status in (400, 403, 404))
 
 
 def test_a_head_has_no_code_to_tell(make_store):

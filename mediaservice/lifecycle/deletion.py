@@ -32,7 +32,7 @@ from mediaservice.storage import Storage
 
 PURGE_LEASE_SECONDS = 120
 PURGE_RETRY_SECONDS = 30
-MAX_PURGE_RETRY_SECONDS = 3600
+MAX_PURGE_RETRY_SECONDS = 900  # so that the alert on postponed purges goes on
 
 
 class Deletion:
@@ -159,8 +159,9 @@ class Deletion:
     def postpone(self, row: MediaRow, *, is_refused: bool = False) -> None:
         """Try a claimed media again later; if the store refuses it, the later the longer it has."""
         seconds = PURGE_RETRY_SECONDS
-        if is_refused and row.deleted_at is not None:
-            age_seconds = int((row.claimed_at - row.deleted_at).total_seconds())
+        if is_refused:
+            since = row.deleted_at or row.processed_at or row.updated_at
+            age_seconds = int((row.claimed_at - since).total_seconds())
             seconds = min(max(seconds, age_seconds // 10), MAX_PURGE_RETRY_SECONDS)
         self._finish(row, due_at=now_plus(seconds))
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from config.settings import Settings
-from mediaservice import errors
+from mediaservice import errors, metrics
 from mediaservice.database import now_plus
 from mediaservice.errors import Failure, MediaError
 from mediaservice.lifecycle.rows import (
@@ -111,12 +111,12 @@ class Uploads:
         media_id = uuid_utils.compat.uuid7()
         # Before there is a row: without keys for the store none should be left behind.
         presigned = self._presign(raw_key(media_id), request)
-        if inserted := self._insert(media_id, request):
-            return RequestedUpload(media_id, presigned, inserted.expires_at)
-        renewed = self._renew(request)
-        return RequestedUpload(
-            renewed.id, self._presign(renewed.raw_key, request), renewed.expires_at
-        )
+        row = self._insert(media_id, request)
+        if row is None:
+            row = self._renew(request)
+            presigned = self._presign(row.raw_key, request)
+        metrics.PRESIGNED_UPLOADS.inc()
+        return RequestedUpload(row.id, presigned, row.expires_at)
 
     def complete(
         self,

@@ -18,7 +18,7 @@
  *   promise of one), called for each request, so that tokens can be renewed.
  * - `signal`: an AbortSignal; when it fires, the promise rejects with its reason.
  * - `attempts`: how often a request is tried before its failure counts; default 5. While the device
- *   says that it is offline, the next try comes when it is online again, or after a minute.
+ *   says that it is offline none counts: the next comes when it is online again, or after a minute.
  * - `wait`: `(seconds, signal) => Promise`, how to pause; default: a timer.
  * - `stallSeconds`: how long a PUT may stand still, or the store take to answer, before the PUT is
  *   repeated; default 30.
@@ -119,7 +119,8 @@ async function confirmArrival(putFailure, uploadId, options) {
     await complete(uploadId, { ...options, attempts: 1 });
   } catch (error) {
     options.signal?.throwIfAborted();
-    throw isRefusal(error) && error.code !== "upload_not_found" ? error : putFailure;
+    const isKnown = isRefusal(error) || error.status === 401;
+    throw isKnown && error.code !== "upload_not_found" ? error : putFailure;
   }
 }
 
@@ -301,7 +302,7 @@ export async function retryMedia(mediaId, options = {}) {
   } catch (error) {
     const state = error.code === "retry_not_possible" ? await getStatus(mediaId, options) : null;
     // It is being processed again, or was: an earlier try's answer was lost.
-    if (state && state.status !== "failed") {
+    if (state?.status === "processing" || state?.status === "ready") {
       return state;
     }
     throw error;
@@ -501,18 +502,20 @@ function putOnce(presigned, file, { signal, onProgress, stallSeconds = STALL_SEC
 /** Run `action` until it succeeds, fails for good, or `attempts` are used up. */
 async function repeat(options, action) {
   const { attempts = DEFAULT_ATTEMPTS, signal, wait = pause } = options;
-  for (let attempt = 1; ; attempt += 1) {
+  for (let attempt = 1; ; ) {
     signal?.throwIfAborted();
     try {
       return await action();
     } catch (error) {
-      if (!error.retryable || attempt >= attempts) {
+      const isOffline = globalThis.navigator?.onLine === false;
+      if (!error.retryable || (attempt >= attempts && !isOffline)) {
         throw error;
       }
-      if (globalThis.navigator?.onLine === false) {
+      if (isOffline) {
         await untilOnline(wait, signal);
       } else {
         await wait(Math.max(error.retryAfterSeconds ?? 0, backoff(attempt)), signal);
+        attempt += 1;
       }
     }
   }

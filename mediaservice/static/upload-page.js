@@ -169,7 +169,7 @@ class Item {
   }
 
   fail(failure, { canRetry = true } = {}) {
-    this.again = nextTry(failure, this.again);
+    this.again = nextTry(failure, this.again, this.file);
     const isPossible = this.again !== "upload" || this.file !== null;
     const words = this.card.showFailure(failure, {
       sizeBytes: this.sizeBytes,
@@ -186,7 +186,7 @@ class Item {
       return;
     }
     this.controller = new AbortController();
-    this.card.showStatus("processing");
+    this.card.showStatus(this.again === "process" ? "processing" : "completing");
     await this.run(async () => {
       if (this.again === "process") {
         await retryMedia(this.mediaId, this.options());
@@ -221,7 +221,9 @@ class Item {
   }
 
   async delete() {
-    if (this.card.media && !confirm(`Delete ${this.name} for good?`)) {
+    // Without a file, what is not ready may be another tab's, and on its way.
+    const isLive = this.card.media || (this.file === null && this.again === "finish");
+    if (isLive && !confirm(`Delete ${this.name} for good?`)) {
       return;
     }
     try {
@@ -261,11 +263,12 @@ class Item {
  * Say what the next try has to do: `upload` the file, have its media processed again (`process`), or
  * `finish` the upload of bytes that are sent. A lost connection leaves a wish to `process` as it was.
  */
-function nextTry(failure, before) {
+function nextTry(failure, before, file) {
   if (failure.mediaId !== null) {
     return failure.retryable ? "process" : "upload";
   }
-  if (failure.uploadId !== null) {
+  const isElsewhere = failure.code === "upload_not_found" && file === null;
+  if (failure.uploadId !== null || isElsewhere) {
     return "finish";
   }
   return before === "process" && failure.code !== "media_not_found" ? "process" : "upload";
@@ -345,8 +348,10 @@ function setUpInterruptions() {
       event.preventDefault();
     }
   });
-  addEventListener("offline", () => (byId("offline").hidden = false));
-  addEventListener("online", () => (byId("offline").hidden = true));
+  const showWhetherOffline = () => (byId("offline").hidden = navigator.onLine);
+  addEventListener("offline", showWhetherOffline);
+  addEventListener("online", showWhetherOffline);
+  showWhetherOffline();
 }
 
 /* How files come in */

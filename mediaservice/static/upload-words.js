@@ -49,7 +49,7 @@ const ADVICE = {
   unsupported_format: ["The file is not an image that can be read.", CHOOSE_ANOTHER],
   upload_not_found: [
     "The image has not arrived.",
-    "If it is not being uploaded elsewhere, in another tab say, upload it again.",
+    "If it is being uploaded elsewhere, in another tab say, try again later; if not, upload it again.",
   ],
   upload_expired: ["The upload took too long.", "Try again."],
   upload_refused: ["The storage refused the file.", TRY_AGAIN],

@@ -146,6 +146,18 @@ def test_a_device_without_network_goes_on_when_it_is_back(run, page, context):
     assert outcome["waits"][0] == 60
 
 
+def test_tries_of_a_device_without_network_do_not_count(run, context):
+    context.set_offline(True)
+    outcome = run(
+        f"""options.wait = async (seconds) => {{
+          seen.waits.push(seconds);
+          if (seen.waits.length === 7) controller.abort();
+        }};
+        {UPLOAD}"""
+    )
+    assert (outcome["error"]["name"], outcome["waits"]) == ("AbortError", [60] * 7)
+
+
 def test_a_store_out_of_reach_is_tried_five_times_with_growing_pauses(run, page):
     page.route(PUTS, lambda route: route.abort("connectionrefused"))
     outcome = run(UPLOAD)
