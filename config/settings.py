@@ -423,8 +423,8 @@ class Settings(WorkerSettings):
     )
     late_upload_seconds: int = _setting(
         _number(0, 30 * 86_400),
-        "How long after its URL has expired an upload that began in time may still arrive: a "
-        "deleted media's objects are looked for once more then.",
+        "How long after its URL has expired an upload that began in time may still arrive: the "
+        "objects of a media that was deleted, or has expired, are looked for once more then.",
         86_400,
     )
 
