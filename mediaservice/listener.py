@@ -275,16 +275,11 @@ class Listener:
                 is_purged = self._lifecycle.deletion.purge(self._purging[-1])
             except StoreUnavailable as error:
                 if error.is_refusal:  # others' objects may have no lock
-                    log.error("purge_postponed", count=1, reason=str(error))
-                    metrics.PURGES.labels("postponed").inc()
-                    self._lifecycle.deletion.postpone(self._purging.pop(), is_refused=True)
+                    self._postpone(1, error)
                     continue
                 # One time-out is enough: the store is asked again for all of them, later.
-                log.error("purge_postponed", count=len(self._purging), reason=str(error))
                 self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
-                metrics.PURGES.labels("postponed").inc(len(self._purging))
-                while self._purging:
-                    self._lifecycle.deletion.postpone(self._purging.pop())
+                self._postpone(len(self._purging), error)
                 return False
             if not is_purged:
                 log.error("purge_postponed", count=1, reason="objects are there again")
@@ -294,6 +289,13 @@ class Listener:
         if self._is_all_refused and not self._purging:
             self._purge_at = time.monotonic() + STORE_FAULT_WAIT_SECONDS
         return is_any
+
+    def _postpone(self, count: int, error: StoreUnavailable) -> None:
+        log.error("purge_postponed", count=count, reason=str(error))
+        metrics.PURGES.labels("postponed").inc(count)
+        for _ in range(count):
+            row = self._purging.pop()
+            self._lifecycle.deletion.postpone(row, is_refused=error.is_refusal)
 
 
 def _report_dispatch(claim: Claim, *, held: set[UUID], given_back: set[UUID]) -> None:

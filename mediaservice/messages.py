@@ -91,6 +91,11 @@ class ProcessedResult(msgspec.Struct, frozen=True, kw_only=True):
     placeholder: Placeholder | None = None
 
     @property
+    def lists_main(self) -> bool:
+        """Whether the variants have the rendition at `public_key`, too."""
+        return any(variant.key == self.public_key for variant in self.variants)
+
+    @property
     def keys(self) -> list[str]:
         """Every public key this result claims."""
         return [self.public_key, *(variant.key for variant in self.variants)]

@@ -141,9 +141,8 @@ def _left_out(message: Message, job: ProcessRequest | None) -> Iterator[str]:
         for name, price in OPTIONAL_OF_PROCESSED.items():
             if getattr(message, name) is None:
                 yield f"no {name}: {price}"
-        listed = any(variant.key == message.public_key for variant in message.variants)
         missing = [name for name in OF_LISTED_IMAGE if getattr(message, name) is None]
-        if missing and not listed:
+        if missing and not message.lists_main:
             yield f"no {', no '.join(missing)}: the image is not listed among the variants"
     elif isinstance(message, FailedResult):
         if message.attempt is None:

@@ -444,8 +444,9 @@ def _ready_record(result: ProcessedResult) -> dict[str, Any]:
 
 def _renditions(result: ProcessedResult) -> list[Variant]:
     """Return the variants, and first among them the rendition at `public_key`, if it is known."""
-    listed = any(variant.key == result.public_key for variant in result.variants)
-    if listed or not (result.width and result.height and result.content_type and result.size_bytes):
+    if result.lists_main or not (
+        result.width and result.height and result.content_type and result.size_bytes
+    ):
         return result.variants
     main = Variant(
         name=MAIN_VARIANT,

@@ -261,7 +261,8 @@ class Item {
 
 /**
  * Say what the next try has to do: `upload` the file, have its media processed again (`process`), or
- * `finish` the upload of bytes that are sent. A lost connection leaves a wish to `process` as it was.
+ * `finish` the upload of bytes that are sent, or may be on their way from elsewhere. A lost connection
+ * leaves a wish to `process` as it was.
  */
 function nextTry(failure, before, file) {
   if (failure.mediaId !== null) {

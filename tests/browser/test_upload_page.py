@@ -285,9 +285,8 @@ def test_leaving_while_bytes_are_under_way_is_asked_about(page):
     with page.expect_request(PUTS):
         choose(page, picture("one.jpg"))
     expect(page.get_by_text("Uploading", exact=False)).to_be_visible()
-    page.get_by_role(
-        "heading", name="Upload images"
-    ).click()  # browsers ask those who have done something
+    # Browsers ask those alone who have done something on the page.
+    page.get_by_role("heading", name="Upload images").click()
     page.close(run_before_unload=True)
     held.pop().continue_()
     expect(page.get_by_text("Ready", exact=True)).to_be_visible()

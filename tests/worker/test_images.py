@@ -7,7 +7,7 @@ import re
 import pytest
 import pyvips
 
-from mediaworker.images import _decoding_failed, render
+from mediaworker.images import _decoding_failed, _profile_is_srgb, render
 from mediaworker.renditions import ImageError, Limits, Rendition
 from tests.worker.pictures import (
     BLUE,
@@ -196,6 +196,19 @@ def test_pixels_that_mean_other_colours_in_their_profile_are_changed():
     red, green, _ = pixels(render(encoded(picture, "png")).main.data)(100, 50)
     assert red > RED[0] + 10
     assert green < RED[1] - 10
+
+
+def test_a_profile_that_inflates_is_applied_and_not_remembered():
+    """Sixteen of them would take what memory a decoder has from the images after them."""
+    body = pyvips.Image.profile_load("p3")[4:] + bytes(20 * 1024 * 1024)
+    picture = scene(400, 200).icc_transform("p3").copy()
+    length = (len(body) + 4).to_bytes(4, "big")
+    picture.set_type(pyvips.GValue.blob_type, "icc-profile-data", length + body)
+    original = encoded(picture, "png")
+    assert len(original) < 100_000
+    remembered = _profile_is_srgb.cache_info()
+    assert shows(render(original).main, RED, GREEN, BLUE, YELLOW, tolerance=12)
+    assert _profile_is_srgb.cache_info() == remembered
 
 
 def test_a_cmyk_photo_gets_its_colours_back():

@@ -4,7 +4,6 @@ import ctypes
 import json
 import os
 import random
-import resource
 import select
 import signal
 import socket
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import pyvips
 
 from mediaservice import PROJECT
 from mediaworker.frames import HEADER
@@ -179,26 +177,6 @@ def test_a_decoder_that_has_run_out_of_memory_is_replaced(hostile):
     before = pid_of(hostile)
     assert failure_of(hostile, f"allocate {1000 * MEGABYTE}").code == "decoder_out_of_memory"
     assert pid_of(hostile) != before
-
-
-def test_profiles_that_inflate_are_not_kept():
-    profile = pyvips.Image.profile_load("srgb")
-    resident = []
-    with Sandbox() as sandbox:
-        for number in range(18):
-            body = profile[4:] + bytes([number]) * 20 * MEGABYTE
-            picture = flat(8, 8)
-            length = (len(body) + 4).to_bytes(4, "big")
-            picture.set_type(pyvips.GValue.blob_type, "icc-profile-data", length + body)
-            sandbox.render(encoded(picture, "png"))
-            resident.append(resident_bytes(sandbox))
-    # The allocator keeps some for the next ones.
-    assert resident[-1] - resident[8] < 3 * 20 * MEGABYTE
-
-
-def resident_bytes(sandbox: Sandbox) -> int:
-    pages = int(Path(f"/proc/{sandbox._child.pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def test_a_decoder_killed_between_two_images_costs_neither(hostile):
