@@ -33,6 +33,8 @@ const MAX_OFFLINE_SECONDS = 60;
 const POLL_SECONDS = 1;
 const STALL_SECONDS = 30;
 const SERVICE_TIMEOUT_MS = 60_000;
+/** Less than the time that a service allows beyond a URL's, by its defaults. */
+const KEEP_OPEN_MS = 240_000;
 /** A proxy's `Retry-After` may be a day. */
 const MAX_RETRY_AFTER_SECONDS = 60;
 /** As much as the service looks at. */
@@ -181,6 +183,9 @@ async function putWithRenewal(presigned, file, options) {
 
 /** PUT; return the failure that leaves open whether the bytes have arrived, null if they have. */
 async function tryPut(presigned, file, options) {
+  // The service gives up an upload that takes longer than its URL is for, as on a slow line; asking
+  // for it again keeps it open. The bytes under way do not need the fresh URL.
+  const timer = setInterval(() => requestUpload(file, options).catch(() => {}), KEEP_OPEN_MS);
   try {
     await putObject(presigned, file, options);
     return null;
@@ -189,6 +194,8 @@ async function tryPut(presigned, file, options) {
       throw error;
     }
     return error;
+  } finally {
+    clearInterval(timer);
   }
 }
 
@@ -200,7 +207,8 @@ async function renewUpload(file, options) {
     if (error.code !== "idempotency_key_reused") {
       throw error;
     }
-    return requestUpload(file, { ...options, idempotencyKey: randomKey() });
+    options.idempotencyKey = randomKey();
+    return requestUpload(file, options);
   }
 }
 

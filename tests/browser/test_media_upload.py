@@ -190,6 +190,35 @@ def test_a_put_whose_bytes_go_slowly_does_not_stand_still(run, page, context):
     assert outcome["fractions"] == sorted(outcome["fractions"]), "one PUT"
 
 
+def test_while_a_put_goes_on_its_upload_is_kept_open(run, page, requested):
+    puts: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "OPTIONS":
+            route.fallback()
+        else:
+            puts.append(route)
+
+    def let_go(route: Route) -> None:
+        if puts:
+            puts[0].continue_()
+        route.fallback()
+
+    page.route(PUTS, hold)
+    page.route("**/request-upload", let_go)
+    outcome = run(
+        """const real = globalThis.setInterval;
+        const intervals = [];
+        globalThis.setInterval = (f, ms) => (intervals.push(ms), real(f, ms / 500));
+        const { status } = await media.upload(file, options);
+        return [status, ...intervals];"""
+    )
+    assert outcome["result"] == ["ready", 240_000]
+    assert len(puts) == 1
+    assert len(requested) > 1
+    assert len(set(requested)) == 1, "each time of the same upload"
+
+
 def test_a_service_that_does_not_answer_in_time_is_asked_again(run, page):
     page.route("**/request-upload", lambda _route: None, times=1)
     outcome = run(
