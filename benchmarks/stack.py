@@ -30,6 +30,7 @@ from devstack.seaweedfs import SeaweedFS
 from mediaservice import PROJECT
 from mediaservice.broker.connection import create_topology
 from mediaservice.database import create_database_engine
+from mediaservice.keys import raw_key
 from mediaservice.models import Media
 
 MEASURED_CORES: Final = (0, 1)
@@ -129,7 +130,7 @@ class Stack:
 
     def store_upload(self, body: bytes) -> str:
         """Put an original into the raw bucket and return its key; any media may have it."""
-        key = f"uploads/{uuid4()}"
+        key = raw_key(uuid4())
         self.store.client().put_object(
             Bucket=self.store.raw_bucket, Key=key, Body=body, ContentType="image/jpeg"
         )

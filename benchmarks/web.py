@@ -21,6 +21,7 @@ from benchmarks.photos import make_photo
 from benchmarks.report import Figure
 from benchmarks.rows import insert_media
 from benchmarks.stack import Database, Stack, Web
+from mediaservice.keys import raw_key
 from mediaservice.signing import UrlSigner
 
 CONNECTIONS: Final = 16
@@ -43,7 +44,7 @@ def presign(options: Options, _stack: Stack) -> list[Figure]:
         region="eu-west-1",
         addressing_style="path",
     )
-    key = f"uploads/{uuid4()}"
+    key = raw_key(uuid4())
 
     def ours() -> str:
         return signer.presign("PUT", "raw", key, _HEADERS, ttl_seconds=900)

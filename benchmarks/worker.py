@@ -27,7 +27,8 @@ from devstack.process import wait_until
 from devstack.roles import LISTENER, WORKER
 from mediaservice import PROJECT
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
-from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode, public_prefix
+from mediaservice.keys import public_prefix, raw_key
+from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode
 
 CORE: Final = MEASURED_CORES[:1]
 _PIPELINE: Final = "pipeline"
@@ -94,7 +95,7 @@ class Pipeline:
         """Store the originals that it will be given."""
         client, bucket = self._stack.store.client(), self._stack.store.raw_bucket
         for name, photo in photos.items():
-            key = f"uploads/{uuid4()}"
+            key = raw_key(uuid4())
             put = client.put_object(Bucket=bucket, Key=key, Body=photo)
             content_type = CONTENT_TYPES[Path(name).suffix.lower()]
             self._stored.append(_Stored(key, put["ETag"], content_type, len(photo)))

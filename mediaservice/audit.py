@@ -1,14 +1,12 @@
 """The audit: whether every object of both buckets and every media account for each other.
 
 Reads both buckets and the table side by side, a page of each in memory, and judges media by media.
-Keys of no media's are remembered until the next key of one.
 Decides nothing on what it read in passing: whatever looks wrong is read again first, so that
 uploads, results and deletions under way are never taken for faults. Repairs only on request, and
 only what cannot be anybody's any more; `lifecycle` does the writing.
 """
 
 import heapq
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,15 +18,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from config.settings import Settings
+from mediaservice.keys import media_of_public_key, media_of_raw_key, public_prefix, raw_key
 from mediaservice.lifecycle import Lifecycle, MediaRow
-from mediaservice.lifecycle.rows import raw_key
-from mediaservice.messages import public_prefix
 from mediaservice.states import Status
 from mediaservice.storage import Storage, StoredObject
-
-_ID = "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
-_RAW_KEY: Final = re.compile(f"uploads/{_ID}")
-_PUBLIC_KEY: Final = re.compile(f"media/{_ID}/.+", re.DOTALL)
 
 
 class Kind(StrEnum):
@@ -85,8 +78,9 @@ class Finding:
 
 @dataclass(slots=True)
 class Totals:
-    """What an audit has seen so far."""
+    """What an audit has seen so far: all up to the media `last`, in the order of their ids."""
 
+    last: UUID | None = None
     media: int = 0
     raw_objects: int = 0
     public_objects: int = 0
@@ -112,7 +106,8 @@ class _Entry:
 class Audit:
     """One comparison of the buckets with the table; `totals` grows while it runs.
 
-    Objects and rows younger than `min_age_seconds` are taken to be in motion, and left alone.
+    Objects and rows younger than `min_age_seconds` are taken to be in motion, and left alone. It
+    begins behind the media `after`: where an audit that was cut short ended.
     """
 
     def __init__(
@@ -124,17 +119,18 @@ class Audit:
         min_age_seconds: float,
         repair: bool = False,
         ignored: Iterable[Kind] = (),
+        after: UUID | None = None,
         on_media: Callable[[int], object] = lambda _count: None,
     ) -> None:
-        self.totals = Totals()
+        self.totals = Totals(last=after)
         self._lifecycle = lifecycle
         self._storage = storage
         self._raw_retention_days = settings.raw_retention_days
         self._min_age = timedelta(seconds=min_age_seconds)
         self._repair = repair
         self._ignored = frozenset(ignored)
+        self._after = after
         self._on_media = on_media
-        self._unknown: list[Finding] = []
 
     def run(self) -> Iterator[Finding]:
         """Yield what is wrong, in no order that means anything, each repaired already if asked.
@@ -142,27 +138,39 @@ class Audit:
         Raises StoreUnavailable, ListingOutOfOrder.
         """
         self._old_before = self._lifecycle.rows.now() - self._min_age
-        for entry in self._entries():
-            suspects = self._judge(entry)
+        for found in self._found():
+            if isinstance(found, Finding):
+                yield from self._reported([found])
+                continue
+            suspects = self._judge(found)
             if suspects:
-                confirmed = self._read_again(entry.media_id)
+                confirmed = self._read_again(found.media_id)
                 suspects = self._judge(confirmed) if confirmed else []
             yield from self._reported(suspects)
-            yield from self._reported(self._take_unknown())
-        yield from self._reported(self._take_unknown())
+            self.totals.last = found.media_id
 
-    def _entries(self) -> Iterator[_Entry]:
-        """Yield each media with a row or an object: three streams in order, merged into one."""
+    def _found(self) -> Iterator[_Entry | Finding]:
+        """Yield each media with a row or an object: three streams in order, merged into one.
+
+        A Finding is an unknown key, told where it was met.
+        """
+        after = self._after
+        raw_after = raw_key(after) if after else ""
+        # Behind all below the prefix, whose slash comes right before a zero.
+        public_after = public_prefix(after).removesuffix("/") + "0" if after else ""
         merged = heapq.merge(
-            self._objects("raw", self._storage.raw_bucket, _RAW_KEY),
-            self._objects("public", self._storage.public_bucket, _PUBLIC_KEY),
-            ((row.id, "row", row) for row in self._lifecycle.rows.scan()),
+            self._objects("raw", self._storage.raw_bucket, media_of_raw_key, raw_after),
+            self._objects("public", self._storage.public_bucket, media_of_public_key, public_after),
+            ((row.id, "row", row) for row in self._lifecycle.rows.scan(after)),
             key=itemgetter(0),
         )
         for media_id, parts in groupby(merged, key=itemgetter(0)):
             found: dict[str, list[Any]] = {"row": [], "raw": [], "public": []}
             for _, source, part in parts:
-                found[source].append(part)
+                if source == "unknown":
+                    yield part
+                else:
+                    found[source].append(part)
             self.totals.media += len(found["row"])
             self.totals.raw_objects += len(found["raw"])
             self.totals.public_objects += len(found["public"])
@@ -170,25 +178,20 @@ class Audit:
             yield _Entry(media_id, _only(found["row"]), _only(found["raw"]), tuple(found["public"]))
 
     def _objects(
-        self, source: str, bucket: str, pattern: re.Pattern[str]
-    ) -> Iterator[tuple[UUID, str, StoredObject]]:
-        """Yield a bucket's objects with their media's ids; set those without one aside."""
-        last = UUID(int=0)
-        for found in self._storage.list_objects(bucket):
-            key = pattern.fullmatch(found.key)
-            if key is None:
+        self, source: str, bucket: str, media_of: Callable[[str], UUID | None], start_after: str
+    ) -> Iterator[tuple[UUID, str, StoredObject | Finding]]:
+        """Yield a bucket's objects with their media's ids; those without one beside the last."""
+        last = self._after or UUID(int=0)
+        for found in self._storage.list_objects(bucket, start_after=start_after):
+            media_id = media_of(found.key)
+            if media_id is None:
                 if self._is_old(found):
-                    self._unknown.append(Finding(Kind.UNKNOWN_KEY, bucket, found.key))
+                    yield last, "unknown", Finding(Kind.UNKNOWN_KEY, bucket, found.key)
                 continue
-            media_id = UUID(key[1])
             if media_id < last:  # a merge of streams that are not in order finds nonsense
                 raise ListingOutOfOrder(f"the store lists the keys of bucket {bucket} unordered")
             last = media_id
             yield media_id, source, found
-
-    def _take_unknown(self) -> list[Finding]:
-        taken, self._unknown = self._unknown, []
-        return taken
 
     def _read_again(self, media_id: UUID) -> _Entry | None:
         """Return all of a media as it is now, or None if it changed while it was looked at."""

@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
+from mediaservice.keys import PUBLIC_KEY_PATTERN, public_prefix
+
 MEDIA_PROCESS: Final = "media.process"
 MEDIA_PROCESSED: Final = "media.processed"
 MEDIA_FAILED: Final = "media.failed"
@@ -20,14 +22,7 @@ MEDIA_FAILED: Final = "media.failed"
 MAX_BODY_BYTES: Final = 256 * 1024
 
 Key = Annotated[str, Meta(min_length=1, max_length=1024)]  # S3's limit on a key
-# A public key is also the path of a CDN URL: nothing in it that a client or a proxy may read as
-# something else (`..`, `//`, `?`, `%`), so it needs no quoting anywhere.
-PublicKey = Annotated[
-    str,
-    Meta(
-        max_length=1024, pattern=r"^media/[0-9a-f-]{36}(/[A-Za-z0-9_][A-Za-z0-9._~@+=-]*)+(?!\n)$"
-    ),
-]
+PublicKey = Annotated[str, Meta(max_length=1024, pattern=PUBLIC_KEY_PATTERN)]
 # In patterns, `(?!\n)` is for Python, whose `$` lets a final newline pass.
 ContentType = Annotated[str, Meta(max_length=255, pattern=r"^[a-z]+/[A-Za-z0-9.+-]+(?!\n)$")]
 Pixels = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -128,11 +123,6 @@ MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
 _ROUTING_KEYS = {message_type: key for key, message_type in MESSAGE_TYPES.items()}
 _DECODERS = {key: msgspec.json.Decoder(type_) for key, type_ in MESSAGE_TYPES.items()}
 _encoder = msgspec.json.Encoder()
-
-
-def public_prefix(media_id: UUID) -> str:
-    """Return the only prefix of the public bucket that results for this media may name."""
-    return f"media/{media_id}/"
 
 
 def encode(message: Message) -> tuple[str, bytes]:

@@ -214,9 +214,13 @@ class Storage:
             with suppress(ObjectNotFound):  # some stores say so
                 self._s3.request("delete_object", "DELETE", bucket, key)
 
-    def list_objects(self, bucket: str, prefix: str = "") -> Iterator[StoredObject]:
+    def list_objects(
+        self, bucket: str, prefix: str = "", *, start_after: str = ""
+    ) -> Iterator[StoredObject]:
         """Yield a bucket's objects in the order of their keys, a page in memory at a time."""
         query = {"encoding-type": "url", "list-type": "2", "prefix": prefix}
+        if start_after:
+            query["start-after"] = start_after
         while True:
             response = self._s3.request("list_objects_v2", "GET", bucket, query=query)
             found, token = _parse_listing(response.data)

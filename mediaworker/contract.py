@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from mediaservice.errors import PROCESSING_FAILED, PROCESSING_FAILURES
+from mediaservice.keys import public_prefix, raw_key
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -28,7 +29,6 @@ from mediaservice.messages import (
     ProcessedResult,
     ProcessRequest,
     decode,
-    public_prefix,
 )
 
 MEDIA_ID: Final = UUID("01980a4e-5c00-7000-8000-1f1e33aa0001")
@@ -36,7 +36,7 @@ SAMPLE_JOB: Final = ProcessRequest(
     media_id=MEDIA_ID,
     attempt=1,
     raw_bucket="raw",
-    raw_key=f"uploads/{MEDIA_ID}",
+    raw_key=raw_key(MEDIA_ID),
     raw_etag='"5d41402abc4b2a76b9719d911017c592"',
     content_type="image/jpeg",
     size_bytes=348052,

@@ -15,7 +15,8 @@ from PIL import Image
 
 from config.settings import Settings, WorkerSettings
 from mediaservice import PROJECT
-from mediaservice.messages import ProcessRequest, public_prefix
+from mediaservice.keys import public_prefix
+from mediaservice.messages import ProcessRequest
 
 ORIGIN = "https://app.example.com"
 CDN = "https://cdn.example.com"

@@ -17,6 +17,7 @@ LAYERS = (
     {
         "mediaservice.states",
         "mediaservice.errors",
+        "mediaservice.keys",
         "mediaservice.messages",
         "mediaservice.signing",
         "mediaservice.database",

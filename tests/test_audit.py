@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 
 from mediaservice.audit import Audit, Kind, ListingOutOfOrder
-from mediaservice.messages import Variant, public_prefix
+from mediaservice.keys import media_of_public_key, media_of_raw_key, public_prefix
+from mediaservice.messages import Variant
 from mediaservice.storage import StoreUnavailable
 from tests.world import failed, processed
 
@@ -130,8 +131,8 @@ def test_what_changes_while_it_is_looked_at_is_not_judged(world, monkeypatch):
     scan = world.lifecycle.rows.scan
     late = []
 
-    def scan_then_upload():
-        yield from scan()
+    def scan_then_upload(after):
+        yield from scan(after)
         late.append(world.ready())
 
     monkeypatch.setattr(world.lifecycle.rows, "scan", scan_then_upload)
@@ -143,12 +144,12 @@ def test_a_media_deleted_and_purged_meanwhile_is_no_orphan(world, monkeypatch):
     media_id = world.ready()
     scan = world.lifecycle.rows.scan
 
-    def purge_then_scan():
+    def purge_then_scan(after):
         world.delete(media_id)
         world.age(media_id, LONG_AGO)
         assert world.purge_due() == 1
         assert world.row(media_id) is None
-        yield from scan()
+        yield from scan(after)
 
     monkeypatch.setattr(world.lifecycle.rows, "scan", purge_then_scan)
     assert findings(world) == []
@@ -323,6 +324,37 @@ def test_a_large_service_is_read_in_pages(world, monkeypatch):
     assert checked.totals.media == 7
 
 
+def test_it_goes_on_behind_a_media(world):
+    """Two halves find what the whole finds, whatever side a media is known on."""
+    for _ in range(3):
+        world.ready()
+        put_raw(world, uuid4())
+        world.put_public(uuid4())
+        world.put_public(world.ready(), "stray.webp")
+    whole = audit(world)
+    found = [finding.key for finding in whole.run()]
+    assert len(found) == 9
+    ids = sorted(
+        {row.id for row in world.lifecycle.rows.scan()} | {_media_of(key) for key in found}
+    )
+    assert whole.totals.last == ids[-1]
+    for media_id in ids:
+        rest = audit(world, after=media_id)
+        assert [f.key for f in rest.run()] == [key for key in found if _media_of(key) > media_id]
+
+
+def _media_of(key):
+    return media_of_raw_key(key) or media_of_public_key(key)
+
+
+def test_keys_of_nobody_are_told_as_they_come(world):
+    world.storage.write_public("aaa", b"1", content_type="image/webp")
+    world.put_public(uuid4())
+    world.storage.write_public("zzz", b"1", content_type="image/webp")
+    found = [(kind, key) for kind, key in findings(world) if kind is Kind.UNKNOWN_KEY]
+    assert found == [(Kind.UNKNOWN_KEY, "aaa"), (Kind.UNKNOWN_KEY, "zzz")]
+
+
 # faults of the store
 
 
@@ -330,7 +362,9 @@ def test_a_store_that_lists_out_of_order_cannot_be_audited(world, monkeypatch):
     for _ in range(2):
         put_raw(world, uuid4())
     listed = world.storage.list_objects
-    monkeypatch.setattr(world.storage, "list_objects", lambda *args: reversed(list(listed(*args))))
+    monkeypatch.setattr(
+        world.storage, "list_objects", lambda *args, **kw: reversed(list(listed(*args, **kw)))
+    )
     with pytest.raises(ListingOutOfOrder):
         findings(world)
 

@@ -29,6 +29,7 @@ from mediaservice.client import Credentials, ServiceClient, _declaration
 from mediaservice.commands import media
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
+from mediaservice.storage import Storage, StoreUnavailable
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
 from tests.queues import put_dead, wait_for_count
 from tests.scripted_store import ScriptedStore, answer, fault
@@ -304,6 +305,25 @@ def test_what_only_a_person_can_mend_leaves_exit_code_1(run, world):
 def test_the_default_age_spares_what_is_new(run, world):
     world.put(uuid4(), b"x")
     assert run("audit").code == 0
+
+
+def test_an_audit_cut_short_says_where_to_go_on(run, world, monkeypatch):
+    listed = Storage.list_objects
+
+    def fail_at_the_end(storage, bucket, prefix="", **options):
+        yield from listed(storage, bucket, prefix, **options)
+        raise StoreUnavailable("list_objects_v2: 500")
+
+    first, second = world.ready(), world.ready()
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "list_objects", fail_at_the_end)
+        shown = run("audit", "--min-age", 0)
+    assert shown.code == 2
+    assert f"The rest is left to: --after {first}\n" in shown.err
+    assert "What to do" in shown.err
+    rest = run("audit", "--min-age", 0, "--after", first)
+    assert (rest.code, rest.lines[0]) == (0, "1 media, 1 originals, 1 public objects")
+    assert first < second
 
 
 # retry and reprocess

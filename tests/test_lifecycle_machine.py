@@ -24,7 +24,8 @@ from hypothesis.stateful import (
 )
 
 from mediaservice.errors import MediaError
-from mediaservice.messages import ProcessRequest, public_prefix
+from mediaservice.keys import public_prefix
+from mediaservice.messages import ProcessRequest
 from mediaservice.models import Media
 from tests.builders import jpeg, png
 from tests.world import World, failed, processed

@@ -2,9 +2,11 @@
 
 from dataclasses import asdict
 from typing import Any
+from uuid import UUID
 
 import click
 from flask.cli import with_appcontext
+from sqlalchemy.exc import DBAPIError
 
 from mediaservice.audit import REPAIRED_BY, Audit, Finding, Kind, Totals
 from mediaservice.commands.terminal import (
@@ -15,6 +17,7 @@ from mediaservice.commands.terminal import (
     printable,
     progress,
 )
+from mediaservice.storage import StoreUnavailable
 from mediaservice.web import components
 
 
@@ -34,11 +37,23 @@ from mediaservice.web import components
     type=click.Choice([kind.value for kind in Kind]),
     help="A kind of finding not to look for, as it is printed; may be repeated.",
 )
+@click.option(
+    "--after",
+    metavar="MEDIA_ID",
+    type=click.UUID,
+    help="Go on behind this media, where an earlier audit ended before its time.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before --repair.")
 @json_option
 @with_appcontext
 def audit(
-    *, repair: bool, min_age: int | None, ignored: tuple[str, ...], yes: bool, as_json: bool
+    *,
+    repair: bool,
+    min_age: int | None,
+    ignored: tuple[str, ...],
+    after: UUID | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Compare both buckets with the table, and report what does not belong or is missing.
 
@@ -75,13 +90,19 @@ def audit(
             min_age_seconds=min_age,
             repair=repair,
             ignored=[Kind(value) for value in ignored],
+            after=after,
             on_media=bar.update,
         )
-        for finding in made.run():
-            if as_json:
-                print_json({**asdict(finding), "remedy": finding.remedy})
-            else:
-                print_beside_bar(_finding_line(finding))
+        try:
+            for finding in made.run():
+                if as_json:
+                    print_json({**asdict(finding), "remedy": finding.remedy})
+                else:
+                    print_beside_bar(_finding_line(finding))
+        except (StoreUnavailable, DBAPIError):
+            if made.totals.last:
+                click.echo(f"\nThe rest is left to: --after {made.totals.last}", err=True)
+            raise
     if as_json:
         print_json({"totals": _totals(made.totals)})
     else:

@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from mediaservice.commands.terminal import json_option, print_json
 from mediaservice.errors import MEDIA_NOT_FOUND, MediaError
-from mediaservice.messages import public_prefix
+from mediaservice.keys import public_prefix
 from mediaservice.states import Status
 from mediaservice.web import components
 

@@ -14,8 +14,7 @@ from uuid import uuid4
 import urllib3
 
 from mediaservice.doctor.probes import Broken, Untried
-from mediaservice.lifecycle.rows import raw_key
-from mediaservice.messages import public_prefix
+from mediaservice.keys import public_prefix, raw_key
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage
 
 CONTENT_TYPE = "image/png"

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, or_, select, text, update
 from config.settings import Settings
 from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, MediaError
+from mediaservice.keys import public_prefix
 from mediaservice.lifecycle.rows import (
     COLUMNS,
     IS_DUE,
@@ -25,7 +26,6 @@ from mediaservice.lifecycle.rows import (
     log_transitions,
     transition,
 )
-from mediaservice.messages import public_prefix
 from mediaservice.models import AWAITS_HOUSEKEEPING, HAS_FAILED, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage

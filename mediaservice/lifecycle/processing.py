@@ -32,6 +32,7 @@ from config.settings import Settings
 from mediaservice import errors, metrics
 from mediaservice.database import Json, now_plus, recordset
 from mediaservice.errors import MediaError
+from mediaservice.keys import public_prefix
 from mediaservice.lifecycle.rows import (
     NOT_DELETED,
     MediaRow,
@@ -48,7 +49,6 @@ from mediaservice.messages import (
     ProcessRequest,
     Result,
     Variant,
-    public_prefix,
 )
 from mediaservice.models import AWAITS_WORKER, HAS_FAILED, IS_LAST_ATTEMPT, Media
 from mediaservice.states import Event, Status

@@ -27,6 +27,7 @@ from sqlalchemy.sql.dml import Insert, Update
 from mediaservice import metrics
 from mediaservice.database import now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
+from mediaservice.keys import raw_key
 from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
 from mediaservice.models import Media
 from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
@@ -86,9 +87,9 @@ class Rows:
         rows = self._find.run(media_id=media_id)
         return rows[0] if rows else None
 
-    def scan(self) -> Iterator[MediaRow]:
-        """Yield every media, tombstones too, in the order of their ids, a batch in memory."""
-        after = UUID(int=0)
+    def scan(self, after: UUID | None = None) -> Iterator[MediaRow]:
+        """Yield media, tombstones too, in the order of ids behind `after`, a batch in memory."""
+        after = after or UUID(int=0)
         while True:
             rows = self.execute(
                 select(*COLUMNS).where(Media.c.id > after).order_by(Media.c.id).limit(_SCAN_BATCH)
@@ -199,11 +200,6 @@ def _page_statement(filters: Container[str]) -> Select[Any]:
         .order_by(Media.c.id.desc())
         .limit(bindparam("page_size", type_=Integer()))
     )
-
-
-def raw_key(media_id: UUID) -> str:
-    """Return where a media's original goes. Ids are random, so no key is ever used twice."""
-    return f"uploads/{media_id}"
 
 
 def transition(event: Event) -> Update:

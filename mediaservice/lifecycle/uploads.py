@@ -26,6 +26,7 @@ from config.settings import Settings
 from mediaservice import errors, metrics
 from mediaservice.database import now_plus
 from mediaservice.errors import Failure, MediaError
+from mediaservice.keys import raw_key
 from mediaservice.lifecycle.rows import (
     COLUMNS,
     NOT_DELETED,
@@ -35,7 +36,6 @@ from mediaservice.lifecycle.rows import (
     due_media,
     fresh_attempts,
     log_transitions,
-    raw_key,
     transition,
 )
 from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.errors import UPLOAD_EXPIRED, UPLOAD_FAILURES
-from mediaservice.messages import public_prefix
+from mediaservice.keys import public_prefix
 from mediaservice.states import TRANSITIONS, Event
 from tests.chaos.bad_worker import POISON
 from tests.chaos.load import Upload
