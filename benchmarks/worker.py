@@ -28,7 +28,7 @@ from devstack.roles import LISTENER, WORKER
 from mediaservice import PROJECT
 from mediaservice.broker import EXCHANGE, RESULTS_QUEUE
 from mediaservice.keys import public_prefix, raw_key
-from mediaservice.messages import ProcessedResult, ProcessRequest, decode, encode
+from mediaservice.messages import Job, ProcessedResult, decode, encode
 
 CORE: Final = MEASURED_CORES[:1]
 _PIPELINE: Final = "pipeline"
@@ -123,9 +123,9 @@ class Pipeline:
             channel.cancel()
         return cost
 
-    def _job(self, stored: _Stored) -> ProcessRequest:
+    def _job(self, stored: _Stored) -> Job:
         media_id = uuid4()
-        return ProcessRequest(
+        return Job(
             media_id=media_id,
             attempt=1,
             raw_bucket=self._stack.store.raw_bucket,

@@ -62,7 +62,7 @@ def _choice(*choices: str) -> fields.String:
 
 
 def _has_address(url: str, *schemes: str) -> bool:
-    """Say whether a URL has one of the schemes, a host and, if any, a port that is a number.
+    """Return whether a URL has one of the schemes, a host and, if any, a port that is a number.
 
     A bare / in a password hides them; what urllib raises then would show a part of it.
     """

@@ -198,14 +198,14 @@ def left_over(folder: Path) -> list[str]:
 
 
 def is_listening(port: int) -> bool:
-    """Say whether somebody answers on a loopback port."""
+    """Return whether somebody answers on a loopback port."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
-    """Say whether a loopback URL answers 200, soon enough."""
+    """Return whether a loopback URL answers 200, soon enough."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - our own address
             return bool(response.status == 200)
@@ -242,7 +242,7 @@ def _claim(ports: Sequence[int]) -> bool:
 
 
 def are_free(first: int, offsets: Sequence[int]) -> bool:
-    """Say whether nobody listens on any of the loopback ports first + offset."""
+    """Return whether nobody listens on any of the loopback ports first + offset."""
     return all(_is_free(first + offset) for offset in offsets)
 
 

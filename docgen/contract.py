@@ -6,7 +6,7 @@ from typing import Final
 
 from docgen.marks import replace_between
 from mediaservice import PROJECT, errors
-from mediaservice.errors import PROCESSING_FAILURES, UPLOAD_FAILURES, Failure
+from mediaservice.errors import PROCESSING_MESSAGES, UPLOAD_FAILURES, Failure
 
 DOCUMENT: Final = PROJECT / "docs" / "contract.md"
 # Of the command line; no call answers with it.
@@ -38,7 +38,7 @@ def _failures() -> Iterator[str]:
 def _processing() -> Iterator[str]:
     yield "| `error.code` | what happened |"
     yield "|---|---|"
-    for code, message in PROCESSING_FAILURES.items():
+    for code, message in PROCESSING_MESSAGES.items():
         yield f"| `{code}` | {message} |"
 
 

@@ -46,7 +46,7 @@ def create_app(settings: Settings, *, with_commands: bool = False) -> "Flask":
         PROPAGATE_EXCEPTIONS=False,
     )
     storage = Storage(
-        settings, presign_endpoint=settings.presign_endpoint, with_rests=not with_commands
+        settings, presign_endpoint=settings.presign_endpoint, with_circuit_breaker=not with_commands
     )
     lifecycle = create_lifecycle(settings, storage)
     app.extensions["media"] = Components(
@@ -107,11 +107,11 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     """Return the listener's side of RabbitMQ, or the worker itself where there is no broker."""
     from mediaservice.broker import RESULTS_QUEUE
     from mediaservice.broker.inline import InlineBroker
-    from mediaservice.broker.rabbitmq import RabbitMQ
+    from mediaservice.broker.rabbitmq import RabbitMQBroker
     from mediaservice.listener import PUBLISHERS, RESULT_PREFETCH
 
     if settings.has_broker:
-        return RabbitMQ(
+        return RabbitMQBroker(
             settings.broker_url,
             queue=RESULTS_QUEUE,
             prefetch=RESULT_PREFETCH,
@@ -122,6 +122,6 @@ def create_broker(settings: Settings, stopping: threading.Event) -> "Broker":
     from mediaworker.sandbox import Sandbox
     from mediaworker.worker import Worker
 
-    sandbox = Sandbox.configured(settings)
+    sandbox = Sandbox.from_settings(settings)
     worker = Worker(Storage(settings), sandbox.render)
     return InlineBroker(worker.process, stopping, close=sandbox.close)

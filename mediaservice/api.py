@@ -5,16 +5,15 @@ The views' docstrings are the API's documentation. No rules live here, only shap
 
 import hashlib
 import shlex
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 from uuid import UUID
 
 from flask import Response, g, request
 
 from mediaservice import errors, openapi, schemas
-from mediaservice.errors import Failure, MediaError, describe_error_code, is_worth_retrying
+from mediaservice.errors import MediaError, describe_error_code, is_worth_retrying
 from mediaservice.lifecycle import MediaRow, RequestedUpload, UploadRequest
 from mediaservice.openapi import View
 from mediaservice.parsing import StrictBlueprint
@@ -32,8 +31,7 @@ blueprint = StrictBlueprint(
 )
 
 
-def _fails(*failures: Failure) -> Callable[[View], View]:
-    return openapi.fails(blueprint, *failures)
+_fails = partial(openapi.fails, blueprint)
 
 
 def _caller_required(view: View) -> View:
@@ -49,11 +47,11 @@ def _caller_required(view: View) -> View:
 
 @blueprint.post("/request-upload")
 @_caller_required
-@blueprint.arguments(schemas.RequestUpload(), example=openapi.REQUEST_UPLOAD_EXAMPLE)
-@blueprint.arguments(schemas.IdempotencyHeader(), location="headers")
+@blueprint.arguments(schemas.RequestUploadSchema(), example=openapi.REQUEST_UPLOAD_EXAMPLE)
+@blueprint.arguments(schemas.IdempotencyHeaderSchema(), location="headers")
 @blueprint.response(
     201,
-    schemas.PresignedUpload,
+    schemas.PresignedUploadSchema,
     example=openapi.PRESIGNED_UPLOAD_EXAMPLE,
     headers=openapi.headers("Cache-Control"),
 )
@@ -98,17 +96,17 @@ def request_upload(body: dict[str, Any], given: dict[str, Any]) -> Any:
 
 @blueprint.post("/complete")
 @_caller_required
-@blueprint.arguments(schemas.CompleteUpload(), example=openapi.COMPLETE_UPLOAD_EXAMPLE)
+@blueprint.arguments(schemas.CompleteUploadSchema(), example=openapi.COMPLETE_UPLOAD_EXAMPLE)
 @blueprint.response(
     202,
-    schemas.MediaStatus,
-    description="The bytes are accepted; a worker will have them.",
+    schemas.MediaStatusSchema,
+    description="The bytes are accepted; a worker will process them.",
     example=openapi.PROCESSING_EXAMPLE,
     headers=openapi.headers("Retry-After"),
 )
 @blueprint.alt_response(
     200,
-    schema=schemas.MediaStatus,
+    schema=schemas.MediaStatusSchema,
     description="It is final already.",
     examples=openapi.FINAL_EXAMPLES,
     headers=openapi.headers(),
@@ -145,7 +143,7 @@ def complete(body: dict[str, Any]) -> Any:
 @_caller_required
 @blueprint.response(
     200,
-    schemas.MediaStatus,
+    schemas.MediaStatusSchema,
     examples=openapi.STATUS_EXAMPLES,
     headers=openapi.headers("Retry-After", "Cache-Control"),
 )
@@ -164,7 +162,7 @@ def get_status(media_id: UUID) -> Any:
 @blueprint.doc(parameters=[openapi.IF_NONE_MATCH])
 @blueprint.response(
     200,
-    schemas.Media,
+    schemas.MediaSchema,
     examples=openapi.MEDIA_EXAMPLES,
     headers=openapi.headers("ETag", "Cache-Control", "Retry-After"),
 )
@@ -200,7 +198,7 @@ def get_media(media_id: UUID) -> Any:
 @blueprint.response(204, headers=openapi.headers())
 @_fails(*openapi.WITH_MEDIA_ID, errors.NOT_OWNER)
 def delete_media(media_id: UUID) -> Any:
-    """Delete a media of yours.
+    """Delete one of your media.
 
     It is gone at once; its objects are purged within seconds. Safe to repeat.
     """
@@ -212,13 +210,13 @@ def delete_media(media_id: UUID) -> Any:
 @_caller_required
 @blueprint.response(
     202,
-    schemas.MediaStatus,
+    schemas.MediaStatusSchema,
     example=openapi.PROCESSING_EXAMPLE,
     headers=openapi.headers("Retry-After"),
 )
 @_fails(*openapi.WITH_MEDIA_ID, errors.NOT_OWNER, errors.RETRY_NOT_POSSIBLE)
 def retry_media(media_id: UUID) -> Any:
-    """Have a media of yours processed again whose processing failed.
+    """Retry one of your media whose processing failed.
 
     It gets a new set of attempts; follow it by its status as after `complete`. A media whose
     upload failed has no original to process: upload it again.
@@ -231,9 +229,12 @@ def retry_media(media_id: UUID) -> Any:
 
 @blueprint.get("")
 @_caller_required
-@blueprint.arguments(schemas.ListQuery(), location="query")
+@blueprint.arguments(schemas.ListQuerySchema(), location="query")
 @blueprint.response(
-    200, schemas.MediaPage, example=openapi.PAGE_EXAMPLE, headers=openapi.headers("Cache-Control")
+    200,
+    schemas.MediaPageSchema,
+    example=openapi.PAGE_EXAMPLE,
+    headers=openapi.headers("Cache-Control"),
 )
 @_fails(errors.INVALID_REQUEST, errors.OWNER_MISMATCH)
 def list_media(query: dict[str, Any]) -> Any:

@@ -167,7 +167,7 @@ class Audit:
         for media_id, parts in groupby(merged, key=itemgetter(0)):
             found: dict[str, list[Any]] = {"row": [], "raw": [], "public": []}
             for _, source, part in parts:
-                if source == "unknown":
+                if isinstance(part, Finding):
                     yield part
                 else:
                     found[source].append(part)
@@ -244,7 +244,7 @@ class Audit:
         return findings
 
     def _is_past_retention(self, row: MediaRow) -> bool:
-        """Say whether this original should be purged by today's RAW_RETENTION_DAYS.
+        """Return whether this original should be purged by today's RAW_RETENTION_DAYS.
 
         Media that were processed before it was set are not due for that, or only later.
         """

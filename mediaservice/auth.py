@@ -21,10 +21,10 @@ from config.settings import LOOPBACK_HOSTS, Settings
 from mediaservice.errors import AUTHENTICATION_UNAVAILABLE, UNAUTHENTICATED, MediaError
 from mediaservice.jwks import RETRY_SECONDS, KeysUnavailable, SigningKeys
 from mediaservice.parsing import UUID_TEXT
+from mediaservice.states import NOBODY
 
 MAX_TOKEN_LENGTH = 8192
 REMEMBERED_TOKENS = 1000  # verified ones, by each process: some hundred bytes each, 8 MB at most
-_NOBODY = UUID(int=0)
 
 Authenticate = Callable[[Request], UUID]
 """Return the caller of a request, or raise UNAUTHENTICATED or AUTHENTICATION_UNAVAILABLE."""
@@ -63,7 +63,7 @@ def document_security(settings: Settings) -> dict[str, Any]:
 
 
 def may_read_metrics(request: Request, settings: Settings) -> bool:
-    """Say whether a request may see /metrics: by its bearer token; in development, from here too.
+    """Return whether a request may see /metrics: by its token; in development, from here too.
 
     In production an address proves nothing: a proxy on this machine looks like this machine.
     """
@@ -171,7 +171,7 @@ def _caller(value: Any) -> UUID:
     if not isinstance(value, str) or not UUID_TEXT.fullmatch(value):
         raise _refused("the caller's id is not a UUID")
     caller = UUID(value)
-    if caller == _NOBODY:  # the owner of what nobody owns
+    if caller == NOBODY:  # the owner of what nobody owns
         raise _refused("the caller's id is nobody's")
     return caller
 

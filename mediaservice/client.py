@@ -20,8 +20,8 @@ from urllib3.exceptions import HTTPError
 from config.settings import IMAGE_CONTENT_TYPES
 from mediaservice.sniffing import SNIFF_BYTES, sniff
 
-_PASSING: Final = (429, 502, 503, 504)
-_PASSING_AT_STORE: Final = (*_PASSING, 500, 409)  # 409: it is busy with an earlier try
+_TRANSIENT: Final = (429, 502, 503, 504)
+_TRANSIENT_AT_STORE: Final = (*_TRANSIENT, 500, 409)  # 409: it is busy with an earlier try
 _FINAL: Final = ("ready", "failed")
 _CHUNK_BYTES: Final = 64 * 1024
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=60)
@@ -38,7 +38,7 @@ class UploadFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class Caller:
     """Who is uploading: a bearer token, a user's UUID, or both, as the service wants it."""
 
     token: str | None = None
@@ -54,9 +54,9 @@ class Credentials:
 class ServiceClient:
     """One caller of a running service at `url`, e.g. `https://media.example.com`."""
 
-    def __init__(self, url: str, credentials: Credentials, *, timeout_seconds: float = 300) -> None:
+    def __init__(self, url: str, caller: Caller, *, timeout_seconds: float = 300) -> None:
         self._url = url.rstrip("/")
-        self._headers = credentials.headers
+        self._headers = caller.headers
         self._timeout_seconds = timeout_seconds
         self._http = urllib3.PoolManager()
         self._retries = urllib3.Retry(
@@ -64,7 +64,7 @@ class ServiceClient:
             connect=2,
             redirect=False,
             allowed_methods=None,
-            status_forcelist=_PASSING,
+            status_forcelist=_TRANSIENT,
             backoff_factor=0.5,
             retry_after_max=60,
             raise_on_status=False,
@@ -141,7 +141,7 @@ class ServiceClient:
             own, retries, timeout = self._headers, self._retries, _TIMEOUT
         else:  # the store, which has no business with the caller's credentials
             own, timeout = {}, _PUT_TIMEOUT
-            retries = self._retries.new(status_forcelist=_PASSING_AT_STORE)
+            retries = self._retries.new(status_forcelist=_TRANSIENT_AT_STORE)
         try:
             return self._http.request(
                 method,

@@ -150,6 +150,11 @@ def create_database_engine(database_url: str) -> Engine:
     return engine
 
 
+def is_postgresql(engine: Engine) -> bool:
+    """Return whether an engine is PostgreSQL's, or else SQLite's."""
+    return engine.dialect.name == "postgresql"
+
+
 def _leave_read_only(context: ExceptionContext) -> None:
     # A server that has turned read-only stays so; a new connection finds the one that writes.
     if isinstance(context.original_exception, ReadOnlySqlTransaction):

@@ -149,7 +149,7 @@ PROCESSING_FAILED = "processing_failed"
 PROCESSING_TIMEOUT = "processing_timeout"
 
 # Sentences for the codes the reference worker reports; any other worker may bring its own codes.
-PROCESSING_FAILURES: dict[str, str] = {
+PROCESSING_MESSAGES: dict[str, str] = {
     PROCESSING_FAILED: "The image could not be processed.",
     PROCESSING_TIMEOUT: "No worker sent a result in time, in any of the allowed attempts.",
     "unsupported_format": "The bytes are not an image of an accepted format.",
@@ -176,7 +176,7 @@ _FINAL = {
 
 
 def is_worth_retrying(error_code: str, *, is_pinned: bool) -> bool:
-    """Say whether a media that failed with this code may still succeed with the same bytes."""
+    """Return whether a media that failed with this code may still succeed with the same bytes."""
     return is_pinned and error_code not in _FINAL
 
 
@@ -187,7 +187,7 @@ def describe_error_code(error_code: str, *, is_pinned: bool) -> str:
     """
     if not is_pinned:
         return UPLOAD_FAILURES[error_code].message
-    return PROCESSING_FAILURES.get(error_code, PROCESSING_FAILURES[PROCESSING_FAILED])
+    return PROCESSING_MESSAGES.get(error_code, PROCESSING_MESSAGES[PROCESSING_FAILED])
 
 
 def http_failure(http_status: int) -> Failure:

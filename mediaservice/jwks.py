@@ -14,7 +14,7 @@ import jwt
 import structlog
 
 LIFESPAN_SECONDS: Final = 300.0
-# While the provider cannot be reached its last known keys still count, for so long.
+# While the provider cannot be reached its last known keys still count, for this long.
 STALE_SECONDS: Final = 3600.0
 RETRY_SECONDS: Final = 10.0
 TIMEOUT_SECONDS: Final = 3.0

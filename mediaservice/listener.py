@@ -5,13 +5,11 @@ starve the other. All decisions are `lifecycle`'s; any number of listeners may r
 """
 
 import random
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from uuid import UUID
 
 import structlog
@@ -27,7 +25,7 @@ from mediaservice.broker import (
     Publication,
 )
 from mediaservice.lifecycle import Claim, Lifecycle, MediaRow, ResultOutcome
-from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
+from mediaservice.messages import Job, MalformedMessage, Result, decode
 from mediaservice.monitoring import Heartbeat
 from mediaservice.storage import StoreUnavailable
 from mediaservice.tracing import MessageSpan
@@ -41,7 +39,7 @@ HOUSEKEEPING_SECONDS = 1.0
 # A round's purging ends after this long, so that a slow store holds up neither results nor jobs.
 PURGE_SECONDS = 0.25
 SAMPLE_SECONDS = 15.0
-# After a fault of the database, the store or the broker, this long before the same is tried again.
+# How long to wait after a fault of database, store or broker before trying again.
 FAULT_WAIT_SECONDS = 1.0
 STORE_FAULT_WAIT_SECONDS = 10.0
 UNROUTABLE_WAIT_SECONDS = 10.0
@@ -51,11 +49,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Results that are being applied, and not settled yet; `end` waits for what they come to."""
+    """Results being applied and not settled yet; `wait` returns what each has come to."""
 
     deliveries: Sequence[Delivery]
     results: Sequence[Result]
-    end: Callable[[], list[ResultOutcome]]
+    wait: Callable[[], list[ResultOutcome]]
     started_at_ns: int
 
 
@@ -107,11 +105,11 @@ class Listener:
         try:
             self._take_results(self._broker.consume(limit=RESULT_BATCH, wait_seconds=wait_seconds))
             if self._stopping.is_set():
-                self._take_results([])
+                self._settle_in_flight()
                 return
             if time.monotonic() >= self._dispatch_at:
                 if self._one_by_one:
-                    self._take_results([])
+                    self._settle_in_flight()
                 more = self._dispatch()
                 self._dispatch_at = time.monotonic() + (0 if more else self._poll_seconds)
             # Before what may fail each time, so that somebody sees what that leaves undone.
@@ -119,15 +117,15 @@ class Listener:
                 self._sample()
                 self._sample_at = time.monotonic() + SAMPLE_SECONDS
             if time.monotonic() >= self._housekeeping_at:
-                self._take_results([])  # a slow store must not hold up their acknowledgement
+                self._settle_in_flight()  # a slow store must not hold up its acknowledgement
                 more = self._keep_house()
                 self._housekeeping_at = time.monotonic() + (0 if more else HOUSEKEEPING_SECONDS)
         except DBAPIError as error:
             # Whatever was claimed comes back when its lease ends.
             self._wait_for_database(error)
 
-    def stop(self, *_: int | FrameType | None) -> None:
-        """Ask the loop to end; fit for `signal.signal`."""
+    def stop(self) -> None:
+        """Ask the loop to end."""
         self._stopping.set()
 
     def _take_results(self, deliveries: Sequence[Delivery]) -> None:
@@ -135,15 +133,19 @@ class Listener:
         started_at_ns = time.time_ns()
         good, results = self._decode(deliveries, started_at_ns)
         batch, self._in_flight = self._in_flight, None
-        outcomes = self._finish(batch.results, batch.end) if batch else None
+        outcomes = self._wait_for_outcomes(batch.results, batch.wait) if batch else None
         if batch and outcomes is None:
             self._take_one_by_one(batch)
         if results:
-            end = self._lifecycle.processing.begin_results(results)
-            self._in_flight = _Batch(good, results, end, started_at_ns)
+            wait = self._lifecycle.results.begin(results)
+            self._in_flight = _Batch(good, results, wait, started_at_ns)
         if batch and outcomes is not None:
             self._broker.ack(batch.deliveries)
             _report_results(batch.deliveries, outcomes, batch.started_at_ns)
+
+    def _settle_in_flight(self) -> None:
+        """Wait for the batch in flight and settle it; begin no other."""
+        self._take_results([])
 
     def _decode(
         self, deliveries: Sequence[Delivery], started_at_ns: int
@@ -154,7 +156,7 @@ class Listener:
         for delivery in deliveries:
             try:
                 message = decode(delivery.routing_key, delivery.body)
-                if isinstance(message, ProcessRequest):
+                if isinstance(message, Job):
                     raise MalformedMessage("a job is not a result")
             except MalformedMessage as error:
                 self._broker.dead_letter(delivery, str(error))
@@ -167,23 +169,24 @@ class Listener:
     def _take_one_by_one(self, batch: _Batch) -> None:
         """Apply a batch that has a value in it which the database refuses."""
         for result, delivery in zip(batch.results, batch.deliveries, strict=True):
-            outcomes = self._finish([result], self._lifecycle.processing.begin_results([result]))
+            wait = self._lifecycle.results.begin([result])
+            outcomes = self._wait_for_outcomes([result], wait)
             if outcomes is not None:
                 self._broker.ack([delivery])
             else:
                 self._broker.dead_letter(delivery, "the database refuses its values")
             _report_results([delivery], outcomes or ["refused"], batch.started_at_ns)
 
-    def _finish(
-        self, results: Sequence[Result], end: Callable[[], list[ResultOutcome]]
+    def _wait_for_outcomes(
+        self, results: Sequence[Result], wait: Callable[[], list[ResultOutcome]]
     ) -> list[ResultOutcome] | None:
-        """Finish what was begun, for as long as the database is away; None if it refuses a value.
+        """Wait, however long the database is away; return None if it refuses a value.
 
         Results are kept in hand meanwhile: giving them back would spend their deliveries.
         """
         while True:
             try:
-                return end()
+                return wait()
             except (DataError, IntegrityError) as error:
                 log.error("results_refused", count=len(results), reason=str(error.orig))
                 return None
@@ -191,16 +194,16 @@ class Listener:
                 if self._stopping.is_set():
                     raise
                 self._wait_for_database(error)
-                end = self._lifecycle.processing.begin_results(results)
+                wait = self._lifecycle.results.begin(results)
 
     def _wait_for_database(self, error: DBAPIError) -> None:
         self._heartbeat.beat()
         metrics.DATABASE_FAULTS.inc()
         log.error("database_unavailable", reason=str(error.orig))
-        self._broker.rest(FAULT_WAIT_SECONDS)
+        self._broker.sleep(FAULT_WAIT_SECONDS)
 
     def _dispatch(self) -> bool:
-        """Publish due jobs; say whether there may be more."""
+        """Publish due jobs; return whether there may be more."""
         if not self._broker.can_publish():
             return False
         limit = 1 if self._one_by_one else DISPATCH_BATCH
@@ -248,7 +251,7 @@ class Listener:
                 metrics.QUEUE_MESSAGES.labels(queue).set(self._broker.count_waiting(queue))
 
     def _keep_house(self) -> bool:
-        """Expire, give up, retire and purge what is due; say whether there may be more."""
+        """Expire, give up, retire and purge what is due; return whether there may be more."""
         counts = [
             self._lifecycle.uploads.expire(HOUSEKEEPING_BATCH),
             self._lifecycle.processing.give_up(HOUSEKEEPING_BATCH),
@@ -257,12 +260,12 @@ class Listener:
         return self._purge() or max(counts) == HOUSEKEEPING_BATCH
 
     def _purge(self) -> bool:
-        """Purge for a while; say whether there may be more."""
+        """Purge for a while; return whether there may be more."""
         if time.monotonic() < self._purge_at:
             return False
         if not self._purging:
             claimed = self._lifecycle.deletion.claim(HOUSEKEEPING_BATCH)
-            # In any order: one that the store always refuses must not stand before the same others.
+            # In random order: one that is always refused must not hold up the same others.
             self._purging = random.sample(claimed, len(claimed))
             self._is_all_refused = bool(claimed)
         is_any = bool(self._purging)
@@ -270,11 +273,11 @@ class Listener:
         while self._purging and not self._stopping.is_set() and time.monotonic() < end_at:
             # A slow store can take longer over a batch than anybody waits for a sign of life.
             self._heartbeat.beat()
-            self._broker.rest(0)
+            self._broker.sleep(0)
             try:
                 is_purged = self._lifecycle.deletion.purge(self._purging[-1])
             except StoreUnavailable as error:
-                if error.is_refusal:  # others' objects may have no lock
+                if error.is_refusal:  # by a lock or a policy on this one's objects
                     self._postpone(1, error)
                     continue
                 # One time-out is enough: the store is asked again for all of them, later.
@@ -336,9 +339,3 @@ def _report_results(
             duration_seconds=duration_seconds,
             **delivery.log_fields,
         )
-
-
-def stop_on_signals(listener: Listener) -> None:
-    """Let SIGTERM and SIGINT end the loop in good order."""
-    signal.signal(signal.SIGTERM, listener.stop)
-    signal.signal(signal.SIGINT, listener.stop)

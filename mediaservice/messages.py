@@ -37,7 +37,7 @@ class MalformedMessage(Exception):
     """A message that is not of the contract; its text is the reason it is dead-lettered with."""
 
 
-class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """`media.process`: make the public variants of one pinned original.
 
     Read `raw_key` with `If-Match: raw_etag`; write only keys that start with `public_prefix`.
@@ -113,10 +113,10 @@ class FailedResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Result = ProcessedResult | FailedResult
-Message = ProcessRequest | ProcessedResult | FailedResult
+Message = Job | ProcessedResult | FailedResult
 
 MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
-    MEDIA_PROCESS: ProcessRequest,
+    MEDIA_PROCESS: Job,
     MEDIA_PROCESSED: ProcessedResult,
     MEDIA_FAILED: FailedResult,
 }
@@ -149,9 +149,9 @@ def decode(routing_key: str, body: bytes) -> Message:
     return message
 
 
-def _check_keys(message: ProcessRequest | ProcessedResult) -> None:
+def _check_keys(message: Job | ProcessedResult) -> None:
     prefix = public_prefix(message.media_id)
-    if isinstance(message, ProcessRequest):
+    if isinstance(message, Job):
         if message.public_prefix != prefix:
             raise MalformedMessage(f"public_prefix is not {prefix}")
         return

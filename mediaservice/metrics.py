@@ -149,7 +149,7 @@ for _outcome in ("confirmed", "refused", "lost"):
     BROKER_PUBLISHES.labels(_outcome)
 for _outcome in ("done", "postponed"):
     PURGES.labels(_outcome)
-for _code in errors.PROCESSING_FAILURES:
+for _code in errors.PROCESSING_MESSAGES:
     PROCESSING_FAILURES.labels(_code)
 
 

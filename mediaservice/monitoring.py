@@ -76,7 +76,7 @@ def create_monitoring_app(heartbeat: Heartbeat) -> Callable[..., Iterable[bytes]
         if environ["PATH_INFO"] == "/healthz":
             status, body = HTTPStatus.OK, b"ok\n"
             if not heartbeat.is_fresh:
-                status, body = HTTPStatus.SERVICE_UNAVAILABLE, b"the loop stands still\n"
+                status, body = HTTPStatus.SERVICE_UNAVAILABLE, b"the loop has stalled\n"
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain")])
         return [body]
 

@@ -249,7 +249,7 @@ def fails(blueprint: Blueprint, *failures: Failure) -> Callable[[View], View]:
         for status, alternatives in by_status.items():
             view = blueprint.alt_response(
                 status,
-                schema=schemas.Error,
+                schema=schemas.ErrorSchema,
                 description=_codes(alternatives),
                 examples={failure.code: failure.code for failure in alternatives},
                 headers=headers(*_error_headers(status)),

@@ -77,7 +77,9 @@ class StrictBlueprint(Blueprint):
                     return by_webargs(*args, **kwargs)
                 return view(*args, {}, **kwargs)
 
-            return {"json": from_body, "headers": from_headers}.get(location, by_webargs)
+            if location == "json":
+                return from_body
+            return from_headers if location == "headers" else by_webargs
 
         return give
 

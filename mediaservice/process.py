@@ -3,8 +3,9 @@
 Web's beginning is gunicorn's, and its `/metrics` and `/healthz` are pages like others.
 """
 
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ def started(
 ) -> Iterator[tuple[AnySettings, Heartbeat]]:
     """Configure this process, give its settings and heartbeat, export its last spans at the end.
 
-    Exits with the faults of a configuration that will not do, those found later too.
+    Exits with the faults of a ConfigurationError, also of one raised in the block.
     """
     try:
         settings = settings_class.from_environ(environ)
@@ -36,3 +37,9 @@ def started(
             stop_tracing()
     except ConfigurationError as error:
         sys.exit(str(error))
+
+
+def stop_on_signals(stop: Callable[[], object]) -> None:
+    """Call `stop` on SIGTERM and on SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

@@ -28,7 +28,7 @@ _RETRY_AFTER_SECONDS = 5
 _ATTEMPTS = 2  # but one that hangs is not repeated: whoever waited for it decides
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 7.0
-_PASSING = (429, 500, 502, 503, 504)
+_TRANSIENT = (429, 500, 502, 503, 504)
 # Two attempts take seconds; the rest is for clocks that differ.
 _TTL_SECONDS = 300
 # Kept open for each host. No process has more threads that call; were there more, each would open
@@ -75,14 +75,14 @@ class EmptyObject(Exception):
 class S3Client:
     """Calls to one store, from any threads. Every method raises StoreUnavailable.
 
-    Where calls wait in line for few processes, one `with_rests` keeps a store that hangs from
-    holding them all: after a time-out it makes no call until callers have been told to come back.
+    `with_circuit_breaker` is for web, whose few processes would all wait for a store that hangs:
+    after a time-out no call is made for as long as callers are told to wait.
     """
 
-    def __init__(self, settings: BaseSettings, *, with_rests: bool = False) -> None:
+    def __init__(self, settings: BaseSettings, *, with_circuit_breaker: bool = False) -> None:
         self._settings = settings
-        self._rest_seconds = _RETRY_AFTER_SECONDS if with_rests else 0
-        self._rests_until = 0.0
+        self._open_seconds = _RETRY_AFTER_SECONDS if with_circuit_breaker else 0
+        self._open_until = 0.0
         self._find_credentials = _find_credentials(settings)
         self._signer = self.create_signer(settings.s3_endpoint)
         self._http = urllib3.PoolManager(
@@ -91,7 +91,7 @@ class S3Client:
             retries=_Retry(
                 _ATTEMPTS - 1,
                 redirect=False,
-                status_forcelist=_PASSING,
+                status_forcelist=_TRANSIENT,
                 raise_on_status=False,
                 # The caller is told when to come back; we do not sleep as long as a store asks.
                 respect_retry_after_header=False,
@@ -128,7 +128,7 @@ class S3Client:
         """
         headers = headers or {}
         with _observed(operation, bucket):
-            if time.monotonic() < self._rests_until:
+            if time.monotonic() < self._open_until:
                 raise StoreUnavailable(f"{operation}: not tried, the store hung just now")
             url = self._signer.presign(
                 method, bucket, key, headers, ttl_seconds=_TTL_SECONDS, query=query
@@ -148,7 +148,7 @@ class S3Client:
                 )
             except HTTPError as error:
                 if _has_hung(error):
-                    self._rests_until = time.monotonic() + self._rest_seconds
+                    self._open_until = time.monotonic() + self._open_seconds
                 raise StoreUnavailable(f"{operation} at {origin}: {_reason(error)}") from None
             if response.status >= 300:
                 code = _ERROR_CODE.search(response.data)
@@ -216,7 +216,7 @@ class _Retry(urllib3.Retry):
 
 
 def _has_hung(error: Exception) -> bool:
-    """Say whether a call waited in vain; no host, or one that refuses, is told at once."""
+    """Return whether a call waited in vain; no host, or one that refuses, is told at once."""
     if isinstance(error, ProtocolError):  # the store stopped reading a body
         return isinstance(error.args[-1], TimeoutError)
     return isinstance(error, TimedOut) and not isinstance(error, NewConnectionError)
@@ -226,7 +226,6 @@ _OUTCOMES: dict[type[Exception], str] = {
     ObjectNotFound: "missing",
     ObjectChanged: "changed",
     EmptyObject: "ok",
-    StoreUnavailable: "unavailable",
 }
 
 
@@ -266,7 +265,7 @@ def _reason(error: Exception) -> str:
 
 
 def _find_credentials(settings: BaseSettings) -> Callable[[], Credentials]:
-    """Return what tells the keys of the moment; raises ConfigurationError if there are none."""
+    """Return a function that returns today's keys; raises ConfigurationError without any."""
     if settings.s3_access_key_id:
         keys = Credentials(settings.s3_access_key_id, settings.s3_secret_access_key)
         return lambda: keys

@@ -80,7 +80,7 @@ class ResponseSchema(Schema):
         unknown = EXCLUDE
 
 
-class RequestUpload(RequestSchema):
+class RequestUploadSchema(RequestSchema):
     """What the client is about to upload."""
 
     content_type = fields.String(
@@ -110,7 +110,7 @@ class RequestUpload(RequestSchema):
     )
 
 
-class IdempotencyHeader(Schema):
+class IdempotencyHeaderSchema(Schema):
     """Makes a request safe to repeat."""
 
     idempotency_key = fields.String(
@@ -125,7 +125,7 @@ class IdempotencyHeader(Schema):
     )
 
 
-class PresignedUpload(ResponseSchema):
+class PresignedUploadSchema(ResponseSchema):
     """A PUT to be made as it stands."""
 
     upload_id = fields.UUID(required=True, metadata={"description": "Id of the media."})
@@ -149,13 +149,13 @@ class PresignedUpload(ResponseSchema):
     )
 
 
-class CompleteUpload(RequestSchema):
+class CompleteUploadSchema(RequestSchema):
     """Which upload is done."""
 
     upload_id = CanonicalUuid(required=True)
 
 
-class FailureReason(ResponseSchema):
+class FailureReasonSchema(ResponseSchema):
     """Why a media failed."""
 
     code = fields.String(required=True, metadata={"example": "corrupt_image"})
@@ -166,20 +166,20 @@ class FailureReason(ResponseSchema):
     message = fields.String(required=True)
 
 
-class MediaStatus(ResponseSchema):
+class MediaStatusSchema(ResponseSchema):
     """Where a media stands."""
 
     id = fields.UUID(required=True)
     status = fields.String(
         required=True, validate=validate.OneOf([str(status) for status in Status])
     )
-    error = fields.Nested(FailureReason, required=True, allow_none=True)
+    error = fields.Nested(FailureReasonSchema, required=True, allow_none=True)
     created_at = fields.AwareDateTime(required=True)
     updated_at = fields.AwareDateTime(required=True)
     processed_at = fields.AwareDateTime(required=True, allow_none=True)
 
 
-class Variant(ResponseSchema):
+class VariantSchema(ResponseSchema):
     """One size of a finished image."""
 
     name = fields.String(required=True, metadata={"example": "w640"})
@@ -190,7 +190,7 @@ class Variant(ResponseSchema):
     content_type = fields.String(required=True)
 
 
-class Media(MediaStatus):
+class MediaSchema(MediaStatusSchema):
     """A media and, once it is ready, where to get it."""
 
     owner_id = fields.UUID(required=True)
@@ -209,7 +209,7 @@ class Media(MediaStatus):
         required=True, allow_none=True, metadata={"description": "Pixels, of `url`."}
     )
     variants = fields.List(
-        fields.Nested(Variant),
+        fields.Nested(VariantSchema),
         required=True,
         metadata={"description": "Every size there is; that of `url` is the first."},
     )
@@ -220,7 +220,7 @@ class Media(MediaStatus):
     )
 
 
-class ListQuery(RequestSchema):
+class ListQuerySchema(RequestSchema):
     """Which of the caller's media to list."""
 
     owner_type = fields.String(
@@ -232,10 +232,10 @@ class ListQuery(RequestSchema):
     cursor = CanonicalUuid(metadata={"description": "`next_cursor` of the page before."})
 
 
-class MediaPage(ResponseSchema):
+class MediaPageSchema(ResponseSchema):
     """A page of media, newest first."""
 
-    items = fields.List(fields.Nested(Media), required=True)
+    items = fields.List(fields.Nested(MediaSchema), required=True)
     next_cursor = fields.UUID(
         required=True,
         allow_none=True,
@@ -243,7 +243,7 @@ class MediaPage(ResponseSchema):
     )
 
 
-class Error(ResponseSchema):
+class ErrorSchema(ResponseSchema):
     """What every failed request answers."""
 
     code = fields.Integer(required=True, metadata={"description": "The HTTP status code."})

@@ -6,6 +6,7 @@ into SQL, and `docs/architecture.md` shows the same table to people (a test hold
 
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import UUID
 
 
 class Status(StrEnum):
@@ -22,6 +23,10 @@ class OwnerType(StrEnum):
 
     USER = "user"
     EVENT = "event"
+
+
+NOBODY = UUID(int=0)
+"""The owner of tombstones without a media; never a caller."""
 
 
 class Event(StrEnum):

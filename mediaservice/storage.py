@@ -69,10 +69,12 @@ class StoredObject:
 class Storage:
     """The raw and the public bucket.
 
-    Upload URLs are signed for `presign_endpoint`, the host that browsers see: the host is part of
-    the signature, so it cannot be rewritten afterwards. Everything else goes to `s3_endpoint`.
+    URLs that are handed out are signed for `presign_endpoint`, the host that browsers see: the host
+    is part of the signature, so it cannot be rewritten afterwards. Everything else goes to
+    `s3_endpoint`.
+
     Every method raises StoreUnavailable when the store cannot be reached or fails, and with
-    `with_rests` for a while after it hung.
+    `with_circuit_breaker` for a while after it hung.
     """
 
     def __init__(
@@ -80,12 +82,12 @@ class Storage:
         settings: BaseSettings,
         *,
         presign_endpoint: str | None = None,
-        with_rests: bool = False,
+        with_circuit_breaker: bool = False,
     ) -> None:
         self.raw_bucket = settings.s3_raw_bucket
         self.public_bucket = settings.s3_public_bucket
         self._region = settings.s3_region
-        self._s3 = S3Client(settings, with_rests=with_rests)
+        self._s3 = S3Client(settings, with_circuit_breaker=with_circuit_breaker)
         self._signer = self._s3.create_signer(presign_endpoint or settings.s3_endpoint)
 
     def presign_upload(

@@ -90,7 +90,7 @@ class MediaFlask(Flask):
 class MediaApi(Api):
     """flask-smorest's Api with a stable `error` code and the request id in every error body."""
 
-    ERROR_SCHEMA = schemas.Error
+    ERROR_SCHEMA = schemas.ErrorSchema
     # Every status is described where it can happen.
     DEFAULT_ERROR_RESPONSE_NAME = None
 
@@ -163,8 +163,8 @@ def _finish(response: Response) -> Response:
     return response
 
 
-def _text(media_id: UUID | None) -> str | None:
-    return None if media_id is None else str(media_id)
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _handle_media_error(error: MediaError) -> tuple[dict[str, Any], int, dict[str, str]]:

@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 import structlog
 
 from mediaservice.broker import Broker, Delivery, Publication
-from mediaservice.messages import MalformedMessage, ProcessRequest, Result, decode
+from mediaservice.messages import Job, MalformedMessage, Result, decode
 from mediaservice.monitoring import Heartbeat
 from mediaservice.tracing import MessageSpan, current_traceparent
 from mediaworker.worker import Worker, describe_failure, report
@@ -35,7 +35,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Task:
     delivery: Delivery
-    job: ProcessRequest
+    job: Job
     span: MessageSpan
     started_at: float = field(default_factory=time.perf_counter)
 
@@ -82,6 +82,7 @@ class Consumer:
                 self._heartbeat.beat()
                 self._take(pool)
                 self._render_next(pool)
+                # Wait for a result only if nothing is left to render, or a second one waits.
                 while self._storing and (
                     not self._fetching or self._storing[0].result.done() or len(self._storing) > 1
                 ):
@@ -98,7 +99,7 @@ class Consumer:
         ):
             try:
                 job = decode(delivery.routing_key, delivery.body)
-                if not isinstance(job, ProcessRequest):
+                if not isinstance(job, Job):
                     raise MalformedMessage("a result is not a job")
             except MalformedMessage as error:
                 self._broker.dead_letter(delivery, str(error))
@@ -133,7 +134,7 @@ class Consumer:
         """Return or raise what a stage does; meanwhile keep the connections alive."""
         while not wait([stage], POLL_SECONDS).done:
             self._heartbeat.beat()
-            self._broker.rest(0)
+            self._broker.sleep(0)
         return stage.result()
 
     def _publish(self, storing: _Storing) -> None:
@@ -156,5 +157,5 @@ class Consumer:
             if self._stopping.is_set():
                 return
             self._heartbeat.beat()
-            self._broker.rest(POLL_SECONDS)
+            self._broker.sleep(POLL_SECONDS)
         self._broker.ack([task.delivery])

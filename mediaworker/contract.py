@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from mediaservice.errors import PROCESSING_FAILED, PROCESSING_FAILURES
+from mediaservice.errors import PROCESSING_FAILED, PROCESSING_MESSAGES
 from mediaservice.keys import public_prefix, raw_key
 from mediaservice.messages import (
     MEDIA_FAILED,
@@ -24,15 +24,15 @@ from mediaservice.messages import (
     MEDIA_PROCESSED,
     MESSAGE_TYPES,
     FailedResult,
+    Job,
     MalformedMessage,
     Message,
     ProcessedResult,
-    ProcessRequest,
     decode,
 )
 
 MEDIA_ID: Final = UUID("01980a4e-5c00-7000-8000-1f1e33aa0001")
-SAMPLE_JOB: Final = ProcessRequest(
+SAMPLE_JOB: Final = Job(
     media_id=MEDIA_ID,
     attempt=1,
     raw_bucket="raw",
@@ -86,7 +86,7 @@ class Finding:
 
 
 def check(
-    routing_key: str, body: bytes, job: ProcessRequest | None = None
+    routing_key: str, body: bytes, job: Job | None = None
 ) -> tuple[Message | None, list[Finding]]:
     """Return the message as the service reads it, None if it refuses it, and what to say of it.
 
@@ -109,11 +109,11 @@ def _in_words(reason: str) -> str:
     return f"{reason}: {words}" if words else reason
 
 
-def _not_the_result(message: Message, job: ProcessRequest | None) -> Iterator[str]:
+def _not_the_result(message: Message, job: Job | None) -> Iterator[str]:
     """Yield why a message, sound in itself, is not the result of a job."""
     if job is None:
         return
-    if isinstance(message, ProcessRequest):
+    if isinstance(message, Job):
         yield "a job is not a result"
     elif message.media_id != job.media_id:
         yield f"media_id is {message.media_id}; the job's is {job.media_id}"
@@ -135,7 +135,7 @@ def _unknown_fields(message: Any, given: Any, at: str = "$") -> Iterator[str]:
             yield from _unknown_fields(getattr(message, name), given[name], f"{at}.{name}")
 
 
-def _left_out(message: Message, job: ProcessRequest | None) -> Iterator[str]:
+def _left_out(message: Message, job: Job | None) -> Iterator[str]:
     """Yield what the message does without, where that has a price."""
     if isinstance(message, ProcessedResult):
         for name, price in OPTIONAL_OF_PROCESSED.items():
@@ -148,8 +148,8 @@ def _left_out(message: Message, job: ProcessRequest | None) -> Iterator[str]:
         if message.attempt is None:
             number = job.attempt if job else "the job's"
             yield f"no attempt: if it comes late it fails the attempt after it; give {number}"
-        if message.error.code not in PROCESSING_FAILURES:
-            words = PROCESSING_FAILURES[PROCESSING_FAILED]
+        if message.error.code not in PROCESSING_MESSAGES:
+            words = PROCESSING_MESSAGES[PROCESSING_FAILED]
             yield f"error.code {message.error.code!r} has no sentence; clients read: {words}"
 
 
@@ -206,9 +206,9 @@ def _read(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
 
 
-def _read_job(name: str) -> ProcessRequest:
+def _read_job(name: str) -> Job:
     try:
-        return cast(ProcessRequest, decode(MEDIA_PROCESS, _read(name)))
+        return cast(Job, decode(MEDIA_PROCESS, _read(name)))
     except MalformedMessage as error:
         raise MalformedMessage(f"{name} is no {MEDIA_PROCESS}: {error}") from None
 

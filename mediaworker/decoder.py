@@ -16,7 +16,7 @@ import msgspec
 
 from mediaworker import images
 from mediaworker.confinement import confine
-from mediaworker.frames import (
+from mediaworker.protocol import (
     HEADER,
     MAX_MESSAGE_LENGTH,
     READY,

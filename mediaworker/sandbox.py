@@ -21,7 +21,7 @@ from typing import Final, NoReturn, Self
 import msgspec
 
 from config.settings import WorkerSettings
-from mediaworker.frames import (
+from mediaworker.protocol import (
     HEADER,
     MAX_REPLY_BYTES,
     READY,
@@ -82,7 +82,7 @@ class Sandbox:
         self._child: _Child | None = None
 
     @classmethod
-    def configured(cls, settings: WorkerSettings) -> Self:
+    def from_settings(cls, settings: WorkerSettings) -> Self:
         """Return a sandbox with the limits that a worker is set to."""
         return cls(
             Limits(max_pixels=settings.max_image_pixels),

@@ -12,9 +12,9 @@ import structlog
 from mediaservice import metrics
 from mediaservice.messages import (
     FailedResult,
+    Job,
     ProcessedResult,
     ProcessingError,
-    ProcessRequest,
     Result,
     Variant,
 )
@@ -48,7 +48,7 @@ class Worker:
         self._storage = storage
         self.render = render
 
-    def process(self, job: ProcessRequest) -> Result:
+    def process(self, job: Job) -> Result:
         """Make and store every rendition of one original; never raises, safe to repeat."""
         started_at = time.perf_counter()
         result: Result
@@ -59,7 +59,7 @@ class Worker:
         report(job, result, started_at)
         return result
 
-    def fetch(self, job: ProcessRequest) -> bytes:
+    def fetch(self, job: Job) -> bytes:
         """Return the pinned original.
 
         Raises ImageError for one that is too large to fetch, ObjectNotFound, ObjectChanged,
@@ -77,7 +77,7 @@ class Worker:
         _count_bytes(job, "in", len(original))
         return original
 
-    def store(self, job: ProcessRequest, rendered: Rendered) -> ProcessedResult:
+    def store(self, job: Job, rendered: Rendered) -> ProcessedResult:
         """Store the renditions and return the result. Raises StoreUnavailable.
 
         The keys follow from the media and the names alone, and the same original gives the same
@@ -98,7 +98,7 @@ class Worker:
             placeholder=rendered.placeholder,
         )
 
-    def _store(self, job: ProcessRequest, rendition: Rendition) -> Variant:
+    def _store(self, job: Job, rendition: Rendition) -> Variant:
         key = f"{job.public_prefix}{rendition.name}.webp"
         self._storage.write_public(key, rendition.data, content_type=rendition.content_type)
         return Variant(
@@ -111,8 +111,8 @@ class Worker:
         )
 
 
-def report(job: ProcessRequest, result: Result, started_at: float) -> None:
-    """Leave the one line and the count of a job, taken at `started_at` of time.perf_counter."""
+def report(job: Job, result: Result, started_at: float) -> None:
+    """Log and count one job; `started_at` is the time.perf_counter at which it was taken."""
     seconds = time.perf_counter() - started_at
     code = result.error.code if isinstance(result, FailedResult) else None
     metrics.PROCESSING.labels(
@@ -131,13 +131,13 @@ def report(job: ProcessRequest, result: Result, started_at: float) -> None:
     )
 
 
-def _count_bytes(job: ProcessRequest, direction: str, size_bytes: int) -> None:
+def _count_bytes(job: Job, direction: str, size_bytes: int) -> None:
     image_format = metrics.format_label(job.content_type)
     metrics.PROCESSED_BYTES.labels(direction, image_format).inc(size_bytes)
 
 
-def describe_failure(job: ProcessRequest, error: Exception) -> FailedResult:
-    """Return the result of a job that a stage has raised `error` for."""
+def describe_failure(job: Job, error: Exception) -> FailedResult:
+    """Log why a stage failed, and return the result that says so."""
     code: str
     if isinstance(error, ImageError):
         code, is_retryable = error.code, False

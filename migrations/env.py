@@ -24,7 +24,7 @@ def leave_out_empty(_context: Any, _revision: Any, scripts: list[Any]) -> None:
 
 def run_migrations() -> None:
     """Run the pending migrations, each in its own transaction if it does not say otherwise."""
-    engine = current_app.extensions["media"].lifecycle.rows.transactions
+    engine = current_app.extensions["media"].lifecycle.rows.transactional_engine
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             # Several releases may start at once; and building an index may take its time.

@@ -16,7 +16,7 @@ from PIL import Image
 from config.settings import Settings, WorkerSettings
 from mediaservice import PROJECT
 from mediaservice.keys import public_prefix
-from mediaservice.messages import ProcessRequest
+from mediaservice.messages import Job
 
 ORIGIN = "https://app.example.com"
 CDN = "https://cdn.example.com"
@@ -122,7 +122,7 @@ def _exif() -> Image.Exif:
     return exif
 
 
-def process_request(**fields: Any) -> ProcessRequest:
+def process_request(**fields: Any) -> Job:
     """Return a job for a media that exists nowhere."""
     media_id = fields.pop("media_id", None) or uuid4()
     values = {
@@ -136,7 +136,7 @@ def process_request(**fields: Any) -> ProcessRequest:
         "public_prefix": public_prefix(media_id),
         "requested_at": datetime.now(UTC),
     }
-    return ProcessRequest(media_id=media_id, **{**values, **fields})
+    return Job(media_id=media_id, **{**values, **fields})
 
 
 def loaded_by(*modules: str, then: str = "", **variables: str) -> set[str]:

@@ -29,7 +29,7 @@ from devstack.rabbitmq import RabbitMQ
 from devstack.seaweedfs import SeaweedFS
 from mediaservice import create_app
 from mediaservice.broker import RESULTS_QUEUE
-from mediaservice.broker.rabbitmq import RabbitMQ as Broker
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.database import create_database_engine
 from mediaservice.listener import Listener
 from mediaservice.models import Media
@@ -340,7 +340,7 @@ def make_listener(amqp: BlockingChannel, rabbitmq: RabbitMQ) -> Iterator[Callabl
 
     def make(world: World, url: str = rabbitmq.url) -> Listener:
         stopping = threading.Event()
-        made.append(Broker(url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait))
+        made.append(RabbitMQBroker(url, queue=RESULTS_QUEUE, prefetch=200, wait=stopping.wait))
         return Listener(world.lifecycle, made[-1], stopping, poll_seconds=0.02)
 
     yield make

@@ -78,6 +78,6 @@ class ScriptedStore:
 
 
 def _is_cut(sent: bytes) -> bool:
-    """Say whether an answer is shorter than it says, or none at all."""
+    """Return whether an answer is shorter than it says, or none at all."""
     head, _, body = sent.partition(b"\r\n\r\n")
     return f"Content-Length: {len(body)}\r\n".encode() not in head + b"\r\n"

@@ -130,7 +130,7 @@ class Service:
 
     def apply(self, result):
         self.lifecycle.processing.claim(10)
-        self.lifecycle.processing.begin_results([result])()
+        self.lifecycle.results.begin([result])()
 
     def set(self, media_id, **values):
         with self.engine.begin() as connection:

@@ -254,13 +254,13 @@ def test_worker_and_listener_do_without_flask():
 
     seen: set[str] = set()
     files = {module_of(path): path for path in PRODUCT}
-    queue = ["worker_listener", "mediaworker.__main__"]
+    queue = ["worker_listener", "mediaservice.listener", "mediaworker.__main__"]
     while queue:
         module = queue.pop()
         if module in files and module not in seen:
             queue += at_start(files[module])
         seen.add(module)
-    assert "mediaservice.listener" in seen
+    assert "mediaservice.lifecycle" in seen
     assert not {name for name in seen if name.split(".")[0] in ("flask", "flask_smorest")}
 
 

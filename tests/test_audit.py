@@ -334,9 +334,8 @@ def test_it_goes_on_behind_a_media(world):
     whole = audit(world)
     found = [finding.key for finding in whole.run()]
     assert len(found) == 9
-    ids = sorted(
-        {row.id for row in world.lifecycle.rows.scan()} | {_media_of(key) for key in found}
-    )
+    known = {row.id for row in world.lifecycle.rows.scan()}
+    ids = sorted(known | {_media_of(key) for key in found})
     assert whole.totals.last == ids[-1]
     for media_id in ids:
         rest = audit(world, after=media_id)

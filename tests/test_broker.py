@@ -26,7 +26,7 @@ from mediaservice.broker import (
 from mediaservice.broker.admin import BrokerAdmin, QueueState
 from mediaservice.broker.connection import Link, create_topology
 from mediaservice.broker.inline import InlineBroker
-from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.listener import PUBLISHERS
 from mediaservice.messages import (
@@ -47,7 +47,9 @@ def make_broker(amqp):
     made = []
 
     def make(url, *, queue=RESULTS_QUEUE, prefetch=50, publishers=1, wait=lambda seconds: None):
-        made.append(RabbitMQ(url, queue=queue, prefetch=prefetch, publishers=publishers, wait=wait))
+        made.append(
+            RabbitMQBroker(url, queue=queue, prefetch=prefetch, publishers=publishers, wait=wait)
+        )
         return made[-1]
 
     yield make
@@ -385,7 +387,7 @@ def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy
     broker.ack([again])
 
 
-@pytest.mark.parametrize("settle", [RabbitMQ.ack, RabbitMQ.dead_letter])
+@pytest.mark.parametrize("settle", [RabbitMQBroker.ack, RabbitMQBroker.dead_letter])
 def test_what_is_settled_as_the_connection_is_lost_comes_again(
     amqp, make_broker, proxy, url_by_proxy, settle
 ):
@@ -394,7 +396,9 @@ def test_what_is_settled_as_the_connection_is_lost_comes_again(
     (delivery,) = consume(broker)
     assert broker.can_publish()
     proxy.cut()
-    settle(broker, *(([delivery],) if settle is RabbitMQ.ack else (delivery, "it is garbage")))
+    settle(
+        broker, *(([delivery],) if settle is RabbitMQBroker.ack else (delivery, "it is garbage"))
+    )
     (again,) = consume(broker)
     assert (again.body, again.redelivered) == (delivery.body, True)
     broker.ack([again])
@@ -410,7 +414,7 @@ def test_a_connection_that_is_lost_while_nothing_is_done_is_noticed(
     proxy.cut()
 
     def noticed():
-        broker.rest(0)
+        broker.sleep(0)
         return not any(link.is_open for link in links)
 
     wait_until(noticed, seconds=10, what="both losses to be noticed")
@@ -568,10 +572,14 @@ def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp):
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
         link.open().basic_publish(EXCHANGE, routing_key, body)
-        wait_until(lambda: link.service() or link.blocked, seconds=4, what="the link to be blocked")
+        wait_until(
+            lambda: link.process_events() or link.blocked, seconds=4, what="the link to be blocked"
+        )
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
-    wait_until(lambda: link.service() or not link.blocked, seconds=4, what="the link to be free")
+    wait_until(
+        lambda: link.process_events() or not link.blocked, seconds=4, what="the link to be free"
+    )
     assert link.is_open
     assert take(amqp, RESULTS_QUEUE)[2] == body
     link.drop()

@@ -25,7 +25,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
     Publication,
 )
-from mediaservice.client import Credentials, ServiceClient, _declaration
+from mediaservice.client import Caller, ServiceClient, _declaration
 from mediaservice.commands import media
 from mediaservice.commands.upload import _show
 from mediaservice.messages import MEDIA_FAILED, decode
@@ -841,7 +841,7 @@ def test_waiting_for_an_image_has_an_end(service, tmp_path):
 def test_a_store_that_is_busy_with_an_earlier_put_is_asked_again(tmp_path):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(jpeg())
-    client = ServiceClient("http://127.0.0.1:9", Credentials(token="a-token"))
+    client = ServiceClient("http://127.0.0.1:9", Caller(token="a-token"))
     with ScriptedStore([fault(409, "OperationAborted"), answer(200)]) as store:
         presigned = {"method": "PUT", "upload_url": f"{store.endpoint}/raw/k", "headers": {}}
         client._put(presigned, photo, lambda _count: None)
@@ -853,7 +853,7 @@ def test_a_store_that_is_busy_with_an_earlier_put_is_asked_again(tmp_path):
 @pytest.mark.slow
 def test_a_put_whose_answer_was_lost_is_repeated_without_harm(service, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
-    client = ServiceClient(service.url, Credentials(user_id=str(uuid4())))
+    client = ServiceClient(service.url, Caller(user_id=str(uuid4())))
     declaration = _declaration(tmp_path / "photo.jpg")
     presigned = client._call("POST", "request-upload", declaration)
     counted = []

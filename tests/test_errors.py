@@ -37,18 +37,18 @@ def test_what_is_worth_repeating_is_marked_retryable():
 def test_every_code_of_the_reference_worker_has_its_sentence():
     faults = [*worker.FAULTS.values(), worker.INTERNAL_ERROR]
     reported = set(get_args(ErrorCode)) | {code for code, _ in faults}
-    assert reported <= set(errors.PROCESSING_FAILURES)
+    assert reported <= set(errors.PROCESSING_MESSAGES)
 
 
 def test_a_foreign_workers_code_gets_the_general_sentence():
-    general = errors.PROCESSING_FAILURES[errors.PROCESSING_FAILED]
+    general = errors.PROCESSING_MESSAGES[errors.PROCESSING_FAILED]
     assert describe_error_code("gpu_on_fire", is_pinned=True) == general
     assert describe_error_code("corrupt_image", is_pinned=True) != general
 
 
 def test_a_foreign_workers_code_is_its_own_even_if_it_has_the_name_of_a_failed_uploads():
     code = errors.UPLOAD_EXPIRED.code
-    general = errors.PROCESSING_FAILURES[errors.PROCESSING_FAILED]
+    general = errors.PROCESSING_MESSAGES[errors.PROCESSING_FAILED]
     assert describe_error_code(code, is_pinned=False) == errors.UPLOAD_EXPIRED.message
     assert describe_error_code(code, is_pinned=True) == general
     assert not is_worth_retrying(code, is_pinned=False)
@@ -57,7 +57,7 @@ def test_a_foreign_workers_code_is_its_own_even_if_it_has_the_name_of_a_failed_u
 
 def test_what_the_same_bytes_will_meet_again_is_not_worth_retrying():
     final = {
-        code for code in errors.PROCESSING_FAILURES if not is_worth_retrying(code, is_pinned=True)
+        code for code in errors.PROCESSING_MESSAGES if not is_worth_retrying(code, is_pinned=True)
     }
     assert final == {
         "unsupported_format",

@@ -20,7 +20,7 @@ from devstack.process import wait_until
 from mediaservice import create_app
 from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, PROCESS_QUEUE, RESULTS_QUEUE
 from mediaservice.broker import rabbitmq as broker_module
-from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
 from mediaservice.storage import ObjectNotFound, StoreUnavailable
@@ -179,7 +179,7 @@ def test_crash_of_the_worker_with_the_job_in_hand(world, listener, amqp, rabbitm
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
     jobs = []
     for _ in range(2):
-        worker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
+        worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
         wait_until(
             lambda worker=worker: jobs.extend(worker.consume(limit=1, wait_seconds=1)) or jobs,
             seconds=10,
@@ -478,7 +478,7 @@ def test_poison_message(world, listener, amqp, rabbitmq):
     media_id = world.completed()
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
     for _ in range(DELIVERY_LIMIT + 1):
-        worker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
+        worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
         worker.consume(limit=1, wait_seconds=2)
         worker.close()
     _, properties, body = take(amqp, DEAD_LETTER_QUEUE)

@@ -15,9 +15,9 @@ import pytest
 
 from mediaservice import errors
 from mediaservice.errors import MediaError
-from mediaservice.lifecycle.rows import NOBODY
 from mediaservice.messages import ProcessedResult, Variant
 from mediaservice.models import Media
+from mediaservice.states import NOBODY
 from mediaservice.storage import StoreUnavailable
 from tests.builders import jpeg, png
 from tests.world import failed, processed

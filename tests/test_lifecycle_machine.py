@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 from mediaservice.errors import MediaError
 from mediaservice.keys import public_prefix
-from mediaservice.messages import ProcessRequest
+from mediaservice.messages import Job
 from mediaservice.models import Media
 from tests.builders import jpeg, png
 from tests.world import World, failed, processed
@@ -59,7 +59,7 @@ class Known:
     body: bytes
     status: str | None = "pending"
     seconds: float = 0
-    jobs: list[tuple[ProcessRequest, float]] = field(default_factory=list)
+    jobs: list[tuple[Job, float]] = field(default_factory=list)
 
 
 class Machine(RuleBasedStateMachine):
@@ -84,14 +84,14 @@ class Machine(RuleBasedStateMachine):
         return media_id
 
     @rule(target=jobs)
-    def upload(self) -> ProcessRequest:
+    def upload(self) -> Job:
         """Go straight to where most can happen: a media that a worker has in hand."""
         job = self.world.claimed()
         self.known[job.media_id] = Known(jpeg(16, 16), "processing", jobs=[(job, 0)])
         return job
 
     @rule(target=media, job=jobs)
-    def come_back(self, job: ProcessRequest) -> UUID:
+    def come_back(self, job: Job) -> UUID:
         return job.media_id
 
     @rule(media_id=media, honest=st.sampled_from([True, True, False]))
@@ -123,22 +123,22 @@ class Machine(RuleBasedStateMachine):
         return multiple(*(claim.job for claim in claimed))
 
     @rule(job=jobs, name=st.sampled_from(["main.webp", "w640.webp"]))
-    def write(self, job: ProcessRequest, name: str) -> None:
+    def write(self, job: Job, name: str) -> None:
         known = self.known[job.media_id]
         began = next(seconds for known_job, seconds in known.jobs if known_job == job)
         if known.seconds - began < ATTEMPT_SECONDS:
             self.world.put_public(job.media_id, name)
 
     @rule(job=jobs)
-    def succeed(self, job: ProcessRequest) -> None:
+    def succeed(self, job: Job) -> None:
         self.world.apply(processed(job))
 
     @rule(job=consumes(jobs))
-    def lose(self, job: ProcessRequest) -> None:
+    def lose(self, job: Job) -> None:
         """Say nothing: the attempt times out."""
 
     @rule(job=jobs, retryable=st.booleans())
-    def fail(self, job: ProcessRequest, retryable: bool) -> None:
+    def fail(self, job: Job, retryable: bool) -> None:
         self.world.apply(failed(job, retryable=retryable))
 
     @rule(media_id=media)

@@ -385,11 +385,11 @@ def test_a_store_that_is_away_is_left_alone_for_a_while(world):
 
 def test_a_database_that_is_away_is_left_alone_for_a_while(make_world, monkeypatch):
     world = make_world(DATABASE_URL="postgresql://media:media@127.0.0.1:9/media")
-    stopping, rests = threading.Event(), []
+    stopping, pauses = threading.Event(), []
     broker = InlineBroker(processed, stopping)
-    monkeypatch.setattr(broker, "rest", rests.append)
+    monkeypatch.setattr(broker, "sleep", pauses.append)
     Listener(world.lifecycle, broker, stopping, poll_seconds=0.02).run_once()
-    assert rests == [FAULT_WAIT_SECONDS]
+    assert pauses == [FAULT_WAIT_SECONDS]
 
 
 def test_the_last_attempt_is_published_though_jobs_wait_in_the_queue(world, listener, amqp):

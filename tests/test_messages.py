@@ -15,10 +15,10 @@ from mediaservice.messages import (
     MEDIA_PROCESS,
     MEDIA_PROCESSED,
     FailedResult,
+    Job,
     MalformedMessage,
     ProcessedResult,
     ProcessingError,
-    ProcessRequest,
     Variant,
     decode,
     encode,
@@ -29,7 +29,7 @@ from tests.builders import UNKNOWN_ID
 MEDIA_ID = UUID("0190a8e5-6c1f-7d3a-9b7e-1f2e3d4c5b6a")
 PREFIX = public_prefix(MEDIA_ID)
 
-REQUEST = ProcessRequest(
+REQUEST = Job(
     media_id=MEDIA_ID,
     attempt=1,
     raw_bucket="raw",

@@ -527,7 +527,7 @@ def test_a_process_is_healthy_while_it_goes_round_its_loop():
     app = create_monitoring_app(heartbeat)
     assert get(app, "/healthz")[0] == 200
     clock.now += MAX_LOOP_SECONDS + 1
-    assert get(app, "/healthz") == (503, "the loop stands still\n")
+    assert get(app, "/healthz") == (503, "the loop has stalled\n")
     heartbeat.beat()
     assert get(app, "/healthz")[0] == 200
     assert "media_last_loop_timestamp_seconds" in get(app, "/metrics")[1]

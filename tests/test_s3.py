@@ -189,7 +189,7 @@ def test_web_leaves_a_store_that_hangs_alone_for_as_long_as_it_tells_its_callers
     monkeypatch.setattr(s3, "_READ_SECONDS", 1.0)  # time for the answer in the end
     clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
     monkeypatch.setattr(s3, "time", clock)
-    store, storage = make_store(HANG, OBJECT, with_rests=True)
+    store, storage = make_store(HANG, OBJECT, with_circuit_breaker=True)
     with pytest.raises(StoreUnavailable, match="timed out") as first:
         read(storage)
     now += first.value.retry_after_seconds - 0.01
@@ -204,7 +204,7 @@ def test_web_leaves_a_store_alone_that_stops_reading(monkeypatch):
     monkeypatch.setattr(s3, "_CONNECT_SECONDS", 0.05)  # what sending is given, too
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
-        storage = Storage(settings(S3_ENDPOINT=endpoint), with_rests=True)
+        storage = Storage(settings(S3_ENDPOINT=endpoint), with_circuit_breaker=True)
         for words in ("timed out", "hung just now"):
             with pytest.raises(StoreUnavailable, match=words):
                 storage.write_public("k", bytes(20_000_000), content_type="image/webp")
@@ -219,7 +219,7 @@ def test_a_connection_that_is_refused_is_tried_again_and_nobody_rests(monkeypatc
         return connect(address, *args, **options)
 
     monkeypatch.setattr(urllib3.util.connection, "create_connection", note)
-    storage = Storage(settings(S3_ENDPOINT="http://127.0.0.1:9"), with_rests=True)
+    storage = Storage(settings(S3_ENDPOINT="http://127.0.0.1:9"), with_circuit_breaker=True)
     for calls in (1, 2):
         with pytest.raises(StoreUnavailable, match="refused"):
             read(storage)
@@ -227,7 +227,7 @@ def test_a_connection_that_is_refused_is_tried_again_and_nobody_rests(monkeypatc
 
 
 def test_web_does_not_leave_a_store_alone_that_fails_at_once(make_store):
-    _, storage = make_store(fault(403, "AccessDenied"), OBJECT, with_rests=True)
+    _, storage = make_store(fault(403, "AccessDenied"), OBJECT, with_circuit_breaker=True)
     with pytest.raises(StoreUnavailable):
         read(storage)
     assert read(storage) == b"bytes"

@@ -28,12 +28,17 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, OperationalError
 
 from mediaservice.database import UtcDateTime, create_database_engine
-from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
+from mediaservice.lifecycle.statements import (
+    LibpqConnections,
+    PipelinedTransaction,
+    PreparedStatement,
+)
 from mediaservice.listener import RESULT_BATCH
 from mediaservice.messages import MAX_BODY_BYTES
 from tests.world import processed
 
 LOCK = -(2**63)
+PID = func.pg_backend_pid().label("pid")
 
 
 @pytest.fixture
@@ -44,8 +49,8 @@ def engine(postgresql_url):
 
 
 @pytest.fixture
-def sessions(engine):
-    return Sessions(engine)
+def connections(engine):
+    return LibpqConnections(engine)
 
 
 @pytest.fixture
@@ -56,10 +61,10 @@ def other(postgresql_url):
 
 
 @pytest.fixture(params=["run", "run_alone"])
-def divide(request, sessions):
+def divide(request, connections):
     """A statement that fails when 60 is divided by 0, and tells its connection's process."""
     parts = literal(60) / bindparam("by", type_=Integer)
-    division = Prepared(sessions, select(parts.label("part"), func.pg_backend_pid().label("pid")))
+    division = PreparedStatement(connections, select(parts.label("part"), PID))
     if request.param == "run":
         return lambda by: division.run(by=by)[0]
     return lambda by: division.run_alone(LOCK, by=by)[0]
@@ -80,7 +85,7 @@ def test_what_the_url_of_the_database_says_goes_first(postgresql_url):
     assert known["keepalives_idle"] == "10"
 
 
-def test_values_arrive_as_they_were_given(sessions):
+def test_values_arrive_as_they_were_given(connections):
     given = {
         "id": (Uuid, uuid4()),
         "name": (Text, "naïve ' \\ %s $1 \n"),
@@ -90,7 +95,9 @@ def test_values_arrive_as_they_were_given(sessions):
     }
     columns = [bindparam(name, type_=type_).label(name) for name, (type_, _) in given.items()]
     values = {name: value for name, (_, value) in given.items()}
-    assert [row._asdict() for row in Prepared(sessions, select(*columns)).run(**values)] == [values]
+    assert [
+        row._asdict() for row in PreparedStatement(connections, select(*columns)).run(**values)
+    ] == [values]
 
 
 def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
@@ -100,8 +107,8 @@ def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
     assert divide(by=2) == before
 
 
-def test_a_lock_that_fails_is_told_and_runs_nothing(sessions):
-    alone = Prepared(sessions, select(literal(1).label("one")))
+def test_a_lock_that_fails_is_told_and_runs_nothing(connections):
+    alone = PreparedStatement(connections, select(literal(1).label("one")))
     with pytest.raises(DataError, match="out of range"):
         alone.run_alone(2**63)
     assert alone.run_alone(2**63 - 1)[0].one == 1
@@ -118,46 +125,48 @@ def test_a_lost_connection_is_told_once_and_replaced(divide, other):
 
 def test_a_database_that_cannot_be_reached_is_told():
     engine = create_database_engine("postgresql://127.0.0.1:9/media")
-    statement = Prepared(Sessions(engine), select(literal(1)))
+    statement = PreparedStatement(LibpqConnections(engine), select(literal(1)))
     for _ in range(2):
         with pytest.raises(OperationalError):
             statement.run()
 
 
-def test_one_connection_is_kept_and_whoever_comes_second_has_another(sessions):
-    with sessions.one() as first, sessions.one() as second:
+def test_one_connection_is_kept_and_whoever_comes_second_has_another(connections):
+    with connections.checked_out() as first, connections.checked_out() as second:
         assert first.pgconn.backend_pid != second.pgconn.backend_pid
-    with sessions.one() as again:
+    with connections.checked_out() as again:
         assert again is first
 
 
-def test_a_second_connection_that_is_whole_is_used_again(sessions):
-    with sessions.one(), sessions.one() as second:
+def test_a_second_connection_that_is_whole_is_used_again(connections):
+    with connections.checked_out(), connections.checked_out() as second:
         before = second.pgconn.backend_pid
-    with sessions.one(), sessions.one() as second:
+    with connections.checked_out(), connections.checked_out() as second:
         assert second.pgconn.backend_pid == before
 
 
-def test_a_second_connection_that_breaks_is_replaced(sessions, other):
-    with sessions.one(), sessions.one() as second:
+def test_a_second_connection_that_breaks_is_replaced(connections, other):
+    with connections.checked_out(), connections.checked_out() as second:
         lost = second.pgconn.backend_pid
         other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
         second.pgconn.exec_(b"SELECT 1")
-    with sessions.one(), sessions.one() as second:
+    with connections.checked_out(), connections.checked_out() as second:
         assert second.pgconn.backend_pid != lost
 
 
-def test_an_engine_that_is_disposed_of_closes_the_kept_connection(engine, sessions):
-    with sessions.one() as session:
-        assert session.pgconn.status == ConnStatus.OK
+def test_an_engine_that_is_disposed_of_closes_the_kept_connection(engine, connections):
+    with connections.checked_out() as connection:
+        assert connection.pgconn.status == ConnStatus.OK
     engine.dispose()
-    assert session.pgconn.status == ConnStatus.BAD
+    assert connection.pgconn.status == ConnStatus.BAD
 
 
-def test_what_waited_for_the_lock_sees_what_its_holder_committed(other, sessions):
+def test_what_waited_for_the_lock_sees_what_its_holder_committed(other, connections):
     other.execute("CREATE TABLE held (number int)")
     other.commit()
-    counting = Prepared(sessions, select(func.count().label("count")).select_from(text("held")))
+    counting = PreparedStatement(
+        connections, select(func.count().label("count")).select_from(text("held"))
+    )
     assert counting.run_alone(LOCK)[0].count == 0
     other.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
     other.execute("INSERT INTO held VALUES (1)")
@@ -171,13 +180,13 @@ def test_what_waited_for_the_lock_sees_what_its_holder_committed(other, sessions
 
 
 @pytest.fixture
-def insertion(other, sessions):
+def insertion(other, connections):
     """A statement that inserts a number which is not there yet, and returns it."""
     other.execute("CREATE TABLE numbers (number int PRIMARY KEY)")
     other.commit()
     numbers = table("numbers", column("number", Integer))
     statement = insert(numbers).values(number=bindparam("number", type_=Integer))
-    return Prepared(sessions, statement.returning(numbers.c.number))
+    return PreparedStatement(connections, statement.returning(numbers.c.number))
 
 
 @pytest.fixture(params=["by SQLAlchemy", "prepared"])
@@ -190,8 +199,8 @@ def write(request, engine, insertion):
             insertion.run_within(connection, {"number": number})
 
     def prepared(number, sql):
-        with insertion.session() as session:
-            session.pgconn.exec_(sql.encode())
+        with insertion.connection() as connection:
+            connection.pgconn.exec_(sql.encode())
         insertion.run(number=number)
 
     return prepared if request.param == "prepared" else by_sqlalchemy
@@ -211,19 +220,21 @@ def numbers_in(other):
 
 
 def test_statements_sent_together_are_committed_before_their_rows_are_told(
-    engine, other, insertion, sessions
+    engine, other, insertion, connections
 ):
-    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
-    sent = Sent(engine, [(insertion, {"number": 1}), (insertion, {"number": 2}), (process, {})])
-    (first,), (second,), (session,) = sent.rows()
+    process = PreparedStatement(connections, select(PID))
+    sent = PipelinedTransaction(
+        engine, [(insertion, {"number": 1}), (insertion, {"number": 2}), (process, {})]
+    )
+    (first,), (second,), (connection,) = sent.rows()
     assert (first.number, second.number) == (1, 2)
     assert numbers_in(other) == [1, 2]
-    assert process.run()[0].pid == session.pid
+    assert process.run()[0].pid == connection.pid
 
 
 def test_of_statements_sent_together_one_that_fails_undoes_all(engine, other, insertion):
     before = insertion.run(number=1)
-    sent = Sent(
+    sent = PipelinedTransaction(
         engine, [(insertion, {"number": 2}), (insertion, {"number": 1}), (insertion, {"number": 3})]
     )
     with pytest.raises(IntegrityError, match="already exists"):
@@ -240,12 +251,14 @@ def test_more_than_the_way_to_the_server_holds_arrives(postgresql_url, other, wa
         url = url.set(host=None, port=None, query={"host": folder, "port": str(url.port)})
     engine = create_database_engine(url.render_as_string(hide_password=False))
     length = func.length(bindparam("records", type_=Text)).label("length")
-    measured = Prepared(Sessions(engine), select(length))
+    measured = PreparedStatement(LibpqConnections(engine), select(length))
     largest = RESULT_BATCH * MAX_BODY_BYTES
     with closing(engine.raw_connection()) as connection:
         is_local = connection.driver_connection.info.host.startswith("/")
     assert is_local == (way == "Unix socket")
-    (one,), (other_one,) = Sent(engine, [(measured, {"records": "x" * largest})] * 2).rows()
+    (one,), (other_one,) = PipelinedTransaction(
+        engine, [(measured, {"records": "x" * largest})] * 2
+    ).rows()
     assert one.length == other_one.length == largest
     engine.dispose()
 
@@ -260,7 +273,7 @@ def test_a_commit_that_fails_is_told(engine, other, insertion, way):
     other.commit()
     insert_one = {
         "alone": lambda: insertion.run_alone(LOCK, number=1),
-        "together": lambda: Sent(engine, [(insertion, {"number": 1})]).rows(),
+        "together": lambda: PipelinedTransaction(engine, [(insertion, {"number": 1})]).rows(),
     }[way]
     insert_one()
     with pytest.raises(IntegrityError, match="already exists"):
@@ -270,14 +283,16 @@ def test_a_commit_that_fails_is_told(engine, other, insertion, way):
 
 
 def test_nothing_is_sent_together(engine):
-    assert Sent(engine, []).rows() == []
+    assert PipelinedTransaction(engine, []).rows() == []
 
 
-def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, insertion, sessions):
-    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
+def test_what_was_sent_over_a_connection_that_is_lost_is_told(
+    engine, other, insertion, connections
+):
+    process = PreparedStatement(connections, select(PID))
     lost = process.run()[0].pid
     other.execute("INSERT INTO numbers VALUES (1)")  # and whoever else does waits for the end
-    sent = Sent(engine, [(insertion, {"number": 1}), (process, {})])
+    sent = PipelinedTransaction(engine, [(insertion, {"number": 1}), (process, {})])
     other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
     with pytest.raises(OperationalError):
         sent.rows()
@@ -285,19 +300,19 @@ def test_what_was_sent_over_a_connection_that_is_lost_is_told(engine, other, ins
     assert process.run()[0].pid != lost
 
 
-def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion, sessions):
-    lost = Prepared(sessions, select(func.pg_backend_pid().label("pid"))).run()[0].pid
+def test_what_could_not_be_sent_is_told_once_asked(engine, other, insertion, connections):
+    lost = PreparedStatement(connections, select(PID)).run()[0].pid
     other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
-    sent = Sent(engine, [(insertion, {"number": 1})])
+    sent = PipelinedTransaction(engine, [(insertion, {"number": 1})])
     with pytest.raises(OperationalError):
         sent.rows()
     assert numbers_in(other) == []
 
 
-def test_a_connection_whose_rows_nobody_asked_for_is_not_used_again(engine, insertion, sessions):
-    process = Prepared(sessions, select(func.pg_backend_pid().label("pid")))
+def test_a_connection_whose_rows_nobody_asked_for_is_not_used_again(engine, insertion, connections):
+    process = PreparedStatement(connections, select(PID))
     before = process.run()[0].pid
-    Sent(engine, [(process, {})])
+    PipelinedTransaction(engine, [(process, {})])
     gc.collect()
     assert process.run()[0].pid != before
 
@@ -329,10 +344,10 @@ def scans_of(other):
 
 
 def end_sessions(world, other):
-    """End a world's sessions: one that has ended has told what it read."""
+    """End a world's connections: one that has ended has told what it read."""
     world.engine.dispose()
-    sessions = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
-    while len(other.execute(sessions).fetchall()) > 1:
+    connections = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+    while len(other.execute(connections).fetchall()) > 1:
         threading.Event().wait(0.01)
 
 

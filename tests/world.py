@@ -23,9 +23,9 @@ from mediaservice.lifecycle import (
 )
 from mediaservice.messages import (
     FailedResult,
+    Job,
     ProcessedResult,
     ProcessingError,
-    ProcessRequest,
     Result,
     public_prefix,
 )
@@ -131,7 +131,7 @@ class World:
         assert claim.job.media_id == media_id
         return claim
 
-    def claimed(self) -> ProcessRequest:
+    def claimed(self) -> Job:
         """Return the job of such a claim."""
         return self.claim().job
 
@@ -150,7 +150,7 @@ class World:
 
     def apply(self, *results: Result) -> list[ResultOutcome]:
         """Apply workers' results, as one batch; return what each has come to."""
-        return self.processing.begin_results(results)()
+        return self.lifecycle.results.begin(results)()
 
     def purge_due(self) -> int:
         """Purge what is due now; return how many media that were."""
@@ -219,7 +219,7 @@ class World:
         self.set(media_id, **{name: time - passed for name, time in times.items() if time})
 
     def has_original(self, media_id: UUID) -> bool:
-        """Say whether there is an object under the media's raw key."""
+        """Return whether there is an object under the media's raw key."""
         return self._has(self.storage.raw_bucket, f"uploads/{media_id}")
 
     def public_keys(self, media_id: UUID) -> list[str]:
@@ -230,14 +230,14 @@ class World:
         ]
 
     def is_empty(self, media_id: UUID) -> bool:
-        """Say whether neither bucket has anything of the media."""
+        """Return whether neither bucket has anything of the media."""
         return not self.has_original(media_id) and not self.public_keys(media_id)
 
     def _has(self, bucket: str, key: str) -> bool:
         return any(entry.key == key for entry in self.storage.list_objects(bucket, key))
 
 
-def processed(job: ProcessRequest | UUID, **fields: Any) -> ProcessedResult:
+def processed(job: Job | UUID, **fields: Any) -> ProcessedResult:
     """Return the success of a job, or, given only an id, that of a minimal foreign worker."""
     if isinstance(job, UUID):
         return ProcessedResult(media_id=job, public_key=f"{public_prefix(job)}main.webp", **fields)
@@ -248,7 +248,7 @@ def processed(job: ProcessRequest | UUID, **fields: Any) -> ProcessedResult:
     )
 
 
-def failed(job: ProcessRequest | UUID, *, code: str = "corrupt_image", **fields: Any) -> Result:
+def failed(job: Job | UUID, *, code: str = "corrupt_image", **fields: Any) -> Result:
     """Return the failure of a job; `retryable` and `attempt` may be given."""
     error = ProcessingError(code=code, retryable=fields.pop("retryable", False))
     if isinstance(job, UUID):

@@ -71,7 +71,7 @@ class Broker(Protocol):
     """What a consumer-publisher loop needs; RabbitMQ here, the inline worker in development."""
 
     def can_publish(self) -> bool:
-        """Connect if need be; say whether `publish` has a chance now."""
+        """Connect if need be; return whether `publish` has a chance now."""
 
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish, wait for the confirms, and return those that were NOT routed and confirmed.
@@ -91,8 +91,8 @@ class Broker(Protocol):
     def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Set a message aside for a person, with the reason."""
 
-    def rest(self, seconds: float) -> None:
-        """Pass time while deliveries are in hand, keeping the connections alive."""
+    def sleep(self, seconds: float) -> None:
+        """Wait, then do the pending I/O of all connections; `sleep(0)` does just that."""
 
     def close(self) -> None:
         """Leave; unacknowledged messages go to another consumer."""

@@ -184,7 +184,7 @@ def _text(value: Any) -> str:
 
 
 def _without_deaths(headers: dict[str, Any] | None) -> dict[str, Any]:
-    """Return headers as they were before: with its deaths counted on, a message dies sooner."""
+    """Return headers without RabbitMQ's account of past deaths: it would count on from there."""
     return {
         name: value
         for name, value in (headers or {}).items()

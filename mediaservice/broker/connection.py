@@ -35,7 +35,7 @@ def connect(url: str, name: str) -> Any:
     """
     try:
         parameters = pika.URLParameters(url)
-    except (ValueError, SyntaxError) as error:  # the latter of what ssl_options are read by
+    except (ValueError, SyntaxError) as error:  # pika reads ssl_options as a Python literal
         raise ConfigurationError([f"BROKER_URL: {error}"]) from None
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS
@@ -43,7 +43,7 @@ def connect(url: str, name: str) -> Any:
     parameters.client_properties = {"connection_name": name}
     try:
         return pika.BlockingConnection(parameters)
-    except AMQPConnectorException as error:  # of pika's, the one that is no AMQPError
+    except AMQPConnectorException as error:  # pika's one exception that is no AMQPError
         raise AMQPConnectionError(repr(error)) from None
 
 
@@ -126,7 +126,7 @@ class Link:
             closing.start()
             closing.join(CLOSE_SECONDS)
 
-    def service(self) -> None:
+    def process_events(self) -> None:
         """Do the connection's pending I/O, heartbeats above all, without waiting."""
         if self.is_open:
             try:

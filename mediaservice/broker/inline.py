@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mediaservice.broker import Delivery, Publication
-from mediaservice.messages import Message, ProcessRequest, Result, encode
+from mediaservice.messages import Job, Message, Result, encode
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ class InlineBroker:
 
     def __init__(
         self,
-        process: Callable[[ProcessRequest], Result],
+        process: Callable[[Job], Result],
         stopping: threading.Event,
         *,
         close: Callable[[], object] = lambda: None,
@@ -40,7 +40,7 @@ class InlineBroker:
         for index, publication in enumerate(publications):
             if self._stopping.is_set():
                 return list(publications[index:])
-            if isinstance(publication.message, ProcessRequest):
+            if isinstance(publication.message, Job):
                 with _inline_delivery(publication.message, publication).log_context():
                     result = self._process(publication.message)
                 self._results.append(_inline_delivery(result, publication))
@@ -63,7 +63,7 @@ class InlineBroker:
         """There is no queue to keep it in."""
         log.error("message_dropped", message_id=delivery.message_id, reason=reason)
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Wait."""
         self._stopping.wait(seconds)
 

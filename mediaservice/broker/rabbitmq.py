@@ -33,7 +33,7 @@ TRACEPARENT_HEADER: Final = "traceparent"  # W3C Trace Context
 log = structlog.get_logger(__name__)
 
 
-class RabbitMQ:
+class RabbitMQBroker:
     """Consumes one queue over one connection, and publishes to the exchange over `publishers`.
 
     `wait` is how to pass time while there is no connection; a loop gives one that a signal ends.
@@ -62,7 +62,7 @@ class RabbitMQ:
     def can_publish(self) -> bool:
         """Connect if need be; False while no connection is open, or the broker blocks one."""
         for link in self._publishing:
-            link.service()
+            link.process_events()
             if not link.is_backing_off:
                 try:
                     link.open()
@@ -103,7 +103,7 @@ class RabbitMQ:
         Without a connection it waits just as long and returns nothing.
         """
         for link in self._publishing:
-            link.service()
+            link.process_events()
         deliveries: list[Delivery] = []
         try:
             channel = self._consuming.open()
@@ -146,10 +146,13 @@ class RabbitMQ:
             return
         self._unsettled.difference_update(tags)
         # One ack settles all before it too: only right if nothing before it is still in hand.
-        together = all(tag > tags[-1] for tag in self._unsettled)
+        is_alone = all(tag > tags[-1] for tag in self._unsettled)
         try:
-            for tag in tags[-1:] if together else tags:
-                self._consuming.channel.basic_ack(tag, multiple=together)
+            if is_alone:
+                self._consuming.channel.basic_ack(tags[-1], multiple=True)
+                return
+            for tag in tags:
+                self._consuming.channel.basic_ack(tag)
         except (AMQPError, OSError) as error:
             self._consuming.fail(error)
 
@@ -182,11 +185,11 @@ class RabbitMQ:
             return
         self.ack([delivery])
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Wait, then do the pending I/O of all connections, heartbeats above all."""
         self._wait(seconds)
         for link in (*self._publishing, self._consuming):
-            link.service()
+            link.process_events()
 
     def close(self) -> None:
         """Close all connections; what was not acknowledged goes to another consumer."""
@@ -203,7 +206,7 @@ class RabbitMQ:
         channel.basic_qos(prefetch_count=self._prefetch)
 
     def _holds(self, delivery: Delivery) -> bool:
-        """Say whether a delivery is still ours: the broker takes it back with its connection."""
+        """Return whether a delivery is still ours: the broker takes it back with its connection."""
         return self._consuming.is_open and delivery.link_number == self._consuming.number
 
     def _reject(self, delivery: Delivery) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mediaservice.audit import REPAIRED_BY, Audit, Finding, Kind, Totals
 from mediaservice.commands.terminal import (
-    CannotTell,
+    CommandFailed,
     json_option,
     print_beside_bar,
     print_json,
@@ -65,7 +65,7 @@ def audit(
     settings = parts.settings
     expected = parts.lifecycle.statistics.count()
     if repair and not expected:
-        raise CannotTell(
+        raise CommandFailed(
             "There are no media in this database, so --repair would delete every object. "
             "What to do: look at DATABASE_URL"
         )

@@ -65,18 +65,19 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
     takes every result any number of times. Exit code 1 if one had to stay.
     """
     chosen = _chosen(ids, take_all=take_all)
-    counts = {True: 0, False: 0}
+    requeued = left = 0
     with _admin() as admin:
         for letter, refusal in admin.requeue(chosen):
-            counts[refusal is None] += 1
+            requeued += refusal is None
+            left += refusal is not None
             if as_json:
                 print_json({"id": letter.id, "requeued": refusal is None, "reason": refusal})
             elif refusal:
                 click.echo(f"{printable(letter.id)} {click.style('stays', fg='red')}: {refusal}")
             else:
                 click.echo(f"{printable(letter.id)} requeued as {printable(letter.routing_key)}")
-    _end({"requeued": counts[True], "left": counts[False]}, as_json=as_json)
-    if counts[False]:
+    _end({"requeued": requeued, "left": left}, as_json=as_json)
+    if left:
         raise click.exceptions.Exit(1)
 
 

@@ -25,7 +25,7 @@ _COLOURS: Final = {
 @json_option
 @with_appcontext
 def doctor(*, as_json: bool) -> None:
-    """Try whether store, database and broker do what this service relies on.
+    """Test whether store, database and broker do what this service relies on.
 
     Makes real uploads, good and bad ones, against the configured store, and deletes them again;
     many S3-compatible stores accept what protects an upload and do not act on it. Exit code 1 if a

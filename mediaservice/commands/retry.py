@@ -21,7 +21,7 @@ _RETRY_BATCH = 500
 def retry(
     *, media_ids: tuple[UUID, ...], failed: bool, error_code: str | None, as_json: bool
 ) -> None:
-    """Have media processed again whose processing failed.
+    """Retry media whose processing failed.
 
     Give their IDs, or --failed for all of them; `media stats` shows the codes. Each gets a new set
     of attempts. A failed upload has no original to process: it must be uploaded again.

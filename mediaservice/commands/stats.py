@@ -6,9 +6,9 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.broker import BrokerUnavailable
+from mediaservice.broker import DEAD_LETTER_QUEUE, BrokerUnavailable
 from mediaservice.broker.admin import BrokerAdmin, QueueState
-from mediaservice.commands.terminal import CannotTell, json_option, one_line, print_json
+from mediaservice.commands.terminal import CommandFailed, json_option, one_line, print_json
 from mediaservice.web import components
 
 
@@ -36,7 +36,7 @@ def stats(*, as_json: bool) -> None:
     else:
         _show(numbers, has_broker=settings.has_broker)
     if fault is not None:
-        raise CannotTell(f"RabbitMQ does not answer: {fault}. What to do: look at BROKER_URL.")
+        raise CommandFailed(f"RabbitMQ does not answer: {fault}. What to do: look at BROKER_URL.")
 
 
 def _numbers() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _show(numbers: dict[str, Any], *, has_broker: bool) -> None:
 
 def _consumers(queue: str, state: QueueState) -> str:
     """Return what to say of a queue's consumers, loudly where there should be some."""
-    if queue.endswith(".dead"):
+    if queue == DEAD_LETTER_QUEUE:
         hint = "flask --app app media dead-letters list"
         return click.style(hint, fg="red") if state.messages else ""
     if state.consumers:

@@ -26,7 +26,7 @@ json_option = click.option(
 )
 
 
-class CannotTell(click.ClickException):
+class CommandFailed(click.ClickException):
     """The command could not do its work; says why and what to do."""
 
     exit_code = 2
@@ -48,7 +48,7 @@ class Commands(AppGroup):
             advice = "look at DATABASE_URL, or run `flask --app app db upgrade`"
             _stop("The database cannot be used", error.orig, advice)
         except ConfigurationError as error:
-            raise CannotTell(one_line(error)) from None
+            raise CommandFailed(one_line(error)) from None
         except ListingOutOfOrder as error:
             _stop("The buckets cannot be audited", error, "this store is not like S3 there")
         except MediaError as error:
@@ -98,7 +98,7 @@ def one_line(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that others wrote: of control characters it could steer the terminal."""
+    """Escape the control characters of a text that others wrote: they could steer the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -111,4 +111,4 @@ def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None
 
 
 def _stop(what: str, reason: object, advice: str) -> NoReturn:
-    raise CannotTell(f"{what}: {one_line(reason).rstrip('.')}. What to do: {advice}.") from None
+    raise CommandFailed(f"{what}: {one_line(reason).rstrip('.')}. What to do: {advice}.") from None

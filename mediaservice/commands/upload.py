@@ -5,7 +5,7 @@ from typing import IO, Any
 
 import click
 
-from mediaservice.client import Credentials, ServiceClient, UploadFailed
+from mediaservice.client import Caller, ServiceClient, UploadFailed
 from mediaservice.commands.terminal import json_option, one_line, print_json, progress
 
 
@@ -47,8 +47,8 @@ def upload(
         raise click.UsageError("Give either --token or --token-file.")
     if token_file is not None:
         token = token_file.read().strip()
-    credentials = Credentials(token=token, user_id=str(user_id) if user_id else None)
-    client = ServiceClient(url, credentials, timeout_seconds=timeout)
+    caller = Caller(token=token, user_id=str(user_id) if user_id else None)
+    client = ServiceClient(url, caller, timeout_seconds=timeout)
     outcomes = [_upload(client, file, as_json=as_json) for file in files]
     if not all(outcomes):
         raise click.exceptions.Exit(1)

@@ -1,8 +1,8 @@
-"""The doctor: tries out whether store, database and broker really do what this service relies on.
+"""The doctor: tests whether store, database and broker really do what this service relies on.
 
 Many S3-compatible stores accept the headers that protect uploads and do not act on them. So nothing
-is believed that was not tried: each probe does what a client, a worker or an attacker would do, and
-what it leaves behind is deleted again.
+is believed that was not tested: each probe does what a client, a worker or an attacker would do,
+and what it leaves behind is deleted again.
 """
 
 from collections.abc import Iterator

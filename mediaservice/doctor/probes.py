@@ -20,30 +20,30 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"  # could not be tried, or is not wanted
 
 
-class Doubt(Exception):
+class ProbeWarning(Exception):
     """The guarantee holds only in part: a warning."""
 
 
-class Broken(Exception):
+class ProbeFailed(Exception):
     """The guarantee does not hold."""
 
 
-class Untried(Exception):
+class ProbeSkipped(Exception):
     """The probe makes no sense here, for the reason given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One guarantee and how to try it.
+    """One guarantee and how to test it.
 
-    `attempt` returns what it has seen, or raises Broken, Doubt or Untried with it. Once a probe
-    with `is_essential` has failed, those after it are skipped.
+    `run` returns what it has seen, or raises ProbeFailed, ProbeWarning or ProbeSkipped with it.
+    Once a probe with `is_essential` has failed, those after it are skipped.
     """
 
     name: str
     guarantee: str
     remedy: str
-    attempt: Callable[[], str]
+    run: Callable[[], str]
     is_essential: bool = False
 
 
@@ -66,20 +66,20 @@ def examine(probes: Iterable[Probe]) -> Iterator[Check]:
             found = f"pointless while this fails: {failed.guarantee}"
             yield Check(probe.name, Verdict.SKIPPED, probe.guarantee, found)
             continue
-        check = _make(probe)
+        check = _run(probe)
         if probe.is_essential and check.verdict is Verdict.FAILED:
             failed = probe
         yield check
 
 
-def _make(probe: Probe) -> Check:
+def _run(probe: Probe) -> Check:
     try:
-        verdict, found = Verdict.OK, probe.attempt()
-    except Untried as reason:
+        verdict, found = Verdict.OK, probe.run()
+    except ProbeSkipped as reason:
         verdict, found = Verdict.SKIPPED, str(reason)
-    except Doubt as reason:
+    except ProbeWarning as reason:
         verdict, found = Verdict.WARNING, str(reason)
-    except (Broken, StoreUnavailable, BrokerUnavailable) as reason:
+    except (ProbeFailed, StoreUnavailable, BrokerUnavailable) as reason:
         verdict, found = Verdict.FAILED, str(reason)
     except DBAPIError as reason:
         verdict, found = Verdict.FAILED, str(reason.orig)

@@ -1,4 +1,4 @@
-"""What is tried of the database, the broker and the clocks."""
+"""Probes of the database, the broker and the clocks."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from sqlalchemy import Engine, inspect, text
 
 from config.settings import Settings
 from mediaservice.broker.admin import BrokerAdmin
-from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
+from mediaservice.doctor.probes import Probe, ProbeFailed, ProbeSkipped, ProbeWarning
 from mediaservice.lifecycle.rows import Rows
 
 # The Date header of a store has whole seconds, and answers take time.
@@ -18,7 +18,7 @@ _APPLIED = text("SELECT version_num FROM alembic_version")
 
 
 def database_probes(engine: Engine, migrations: Path) -> Iterator[Probe]:
-    """Yield what is tried of the database."""
+    """Yield the probes of the database."""
 
     def answers() -> str:
         with engine.connect() as connection:
@@ -32,7 +32,7 @@ def database_probes(engine: Engine, migrations: Path) -> Iterator[Probe]:
             applied = set(connection.scalars(_APPLIED)) if is_versioned else set()
         if applied != wanted:
             found = ", ".join(sorted(applied)) or "none"
-            raise Broken(f"applied: {found}; this code needs: {', '.join(sorted(wanted))}")
+            raise ProbeFailed(f"applied: {found}; this code needs: {', '.join(sorted(wanted))}")
         return ", ".join(sorted(applied))
 
     yield Probe(
@@ -51,21 +51,21 @@ def database_probes(engine: Engine, migrations: Path) -> Iterator[Probe]:
 
 
 def broker_probes(settings: Settings) -> Iterator[Probe]:
-    """Yield what is tried of RabbitMQ."""
+    """Yield the probes of RabbitMQ."""
 
     def answers() -> str:
         if not settings.has_broker:
-            raise Untried("BROKER_URL=inline: there is no broker")
+            raise ProbeSkipped("BROKER_URL=inline: there is no broker")
         with BrokerAdmin(settings.broker_url):
             return "RabbitMQ answers"
 
     def is_as_declared() -> str:
         if not settings.has_broker:
-            raise Untried("BROKER_URL=inline: there is no broker")
+            raise ProbeSkipped("BROKER_URL=inline: there is no broker")
         with BrokerAdmin(settings.broker_url) as admin:
             faults = admin.topology_faults()
         if faults:
-            raise Broken("; ".join(faults))
+            raise ProbeFailed("; ".join(faults))
         return "exchanges and queues have the right arguments"
 
     yield Probe(
@@ -87,7 +87,7 @@ def broker_probes(settings: Settings) -> Iterator[Probe]:
 def clock_probes(
     settings: Settings, rows: Rows, store_ahead_seconds: float | None, now: datetime | None
 ) -> Iterator[Probe]:
-    """Yield what is tried of the clocks: URLs are signed by ours and judged by the others'."""
+    """Yield the probes of the clocks: URLs are signed by ours and judged by the others'."""
 
     def agree() -> str:
         ahead = {"database": (rows.now() - (now or datetime.now(UTC))).total_seconds()}
@@ -96,9 +96,9 @@ def clock_probes(
         found = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in ahead.items())
         worst = max(abs(seconds) for seconds in ahead.values())
         if worst > settings.upload_grace_seconds:
-            raise Broken(f"{found}; UPLOAD_GRACE_SECONDS={settings.upload_grace_seconds}")
+            raise ProbeFailed(f"{found}; UPLOAD_GRACE_SECONDS={settings.upload_grace_seconds}")
         if worst > NOTABLE_SECONDS:
-            raise Doubt(found)
+            raise ProbeWarning(found)
         return found
 
     yield Probe(

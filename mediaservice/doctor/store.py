@@ -1,4 +1,4 @@
-"""What is tried of the object store as a whole: access, reading, serving, CORS, deleting."""
+"""Probes of the object store as a whole: access, reading, serving, CORS, deleting."""
 
 import secrets
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import suppress
 import urllib3
 
 from config.settings import Settings
-from mediaservice.doctor.probes import Broken, Doubt, Probe, Untried
+from mediaservice.doctor.probes import Probe, ProbeFailed, ProbeSkipped, ProbeWarning
 from mediaservice.doctor.store_client import PUBLIC_TYPE, StoreClient
 from mediaservice.doctor.uploads import UploadProbes
 from mediaservice.storage import PUBLIC_CACHE_CONTROL, ObjectNotFound
@@ -115,9 +115,9 @@ class StoreProbes:
         right = self._client.request("GET", url, headers={"If-Match": found.etag})
         wrong = self._client.request("GET", url, headers={"If-Match": '"another"'})
         if right.status != 200 or right.data != self._client.body:
-            raise Broken(f"the right ETag: HTTP {right.status}")
+            raise ProbeFailed(f"the right ETag: HTTP {right.status}")
         if wrong.status != 412:
-            raise Doubt(f"a wrong ETag: HTTP {wrong.status}")
+            raise ProbeWarning(f"a wrong ETag: HTTP {wrong.status}")
         return "the right ETag: HTTP 200; a wrong one: HTTP 412"
 
     def _raw_private(self) -> str:
@@ -125,7 +125,7 @@ class StoreProbes:
         read = self._client.request("GET", self._client.address(self._storage.raw_bucket, key))
         listed = self._client.request("GET", self._client.address(self._storage.raw_bucket, ""))
         if read.status < 300 or listed.status < 300:
-            raise Broken(f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}")
+            raise ProbeFailed(f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}")
         return f"anonymous GET: HTTP {read.status}; list: HTTP {listed.status}"
 
     def _cdn(self) -> str:
@@ -138,7 +138,7 @@ class StoreProbes:
         self._client.write_public()
         response = self._client.request("GET", self._client.public_address)
         if response.status in (401, 403):
-            raise Doubt(f"anonymous GET: HTTP {response.status}")
+            raise ProbeWarning(f"anonymous GET: HTTP {response.status}")
         self._check_public(response)
         return "anonymous GET: HTTP 200"
 
@@ -151,37 +151,37 @@ class StoreProbes:
         )
         found = f"anonymous list: HTTP {listed.status}; PUT: HTTP {written.status}"
         if listed.status < 300 or written.status < 300:
-            raise Broken(found)
+            raise ProbeFailed(found)
         return found
 
     def _check_public(self, response: urllib3.BaseHTTPResponse) -> None:
         if response.status != 200:
-            raise Broken(f"HTTP {response.status}")
+            raise ProbeFailed(f"HTTP {response.status}")
         if response.data != self._client.body:
-            raise Broken("HTTP 200, with other bytes")
+            raise ProbeFailed("HTTP 200, with other bytes")
         for header, expected in (
             ("Content-Type", PUBLIC_TYPE),
             ("Cache-Control", PUBLIC_CACHE_CONTROL),
         ):
             if response.headers.get(header) != expected:
-                raise Broken(f"{header}: {response.headers.get(header)}, not {expected}")
+                raise ProbeFailed(f"{header}: {response.headers.get(header)}, not {expected}")
 
     def _own_origins(self) -> str:
         origins = self._web_origins
         if not origins:
-            raise Untried("WEB_ORIGINS is not set: no page of another origin may upload")
+            raise ProbeSkipped("WEB_ORIGINS is not set: no page of another origin may upload")
         refused = [fault for origin in origins if (fault := self._cors_fault(origin))]
         if refused:
-            raise Broken("; ".join(refused))
+            raise ProbeFailed("; ".join(refused))
         return f"allowed: {', '.join(origins)}"
 
     def _foreign_origin(self) -> str:
         if "*" in self._web_origins:
-            raise Untried("WEB_ORIGINS allows every origin")
+            raise ProbeSkipped("WEB_ORIGINS allows every origin")
         foreign = f"https://{secrets.token_hex(8)}.invalid"
         allowed = self._preflight(foreign).headers.get("Access-Control-Allow-Origin")
         if allowed in (foreign, "*"):
-            raise Broken(f"Access-Control-Allow-Origin: {allowed} for {foreign}")
+            raise ProbeFailed(f"Access-Control-Allow-Origin: {allowed} for {foreign}")
         return "no Access-Control-Allow-Origin for a foreign origin"
 
     def _cors_fault(self, origin: str) -> str | None:
@@ -216,10 +216,10 @@ class StoreProbes:
         self._client.write_public()
         prefix = self._client.public_key.rpartition("/")[0] + "/"
         if not self._storage.purge(raw_key=key, public_prefix=prefix):
-            raise Broken("objects were still there after their deletion")
+            raise ProbeFailed("objects were still there after their deletion")
         with suppress(ObjectNotFound):
             self._storage.inspect_upload(key, with_checksum=False)
-            raise Broken("the original could be read after its deletion")
+            raise ProbeFailed("the original could be read after its deletion")
         return "both buckets are empty of it"
 
     def _versions(self) -> str:
@@ -227,7 +227,7 @@ class StoreProbes:
         found = {bucket: self._storage.versioning(bucket) for bucket in buckets}
         kept = [f"{status} in {bucket}" for bucket, status in found.items() if status]
         if kept:
-            raise Doubt(f"versioning is {', '.join(kept)}")
+            raise ProbeWarning(f"versioning is {', '.join(kept)}")
         return "versioning is off"
 
 

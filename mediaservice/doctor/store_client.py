@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import urllib3
 
-from mediaservice.doctor.probes import Broken, Untried
+from mediaservice.doctor.probes import ProbeFailed, ProbeSkipped
 from mediaservice.keys import public_prefix, raw_key
 from mediaservice.storage import ObjectNotFound, PresignedUpload, Storage
 
@@ -83,7 +83,7 @@ class StoreClient:
         return response
 
     def upload(self) -> str:
-        """Store the body and return its key. Raises Untried where uploads do not work."""
+        """Store the body and return its key. Raises ProbeSkipped where uploads do not work."""
         self.require_uploads()
         key = self.new_key()
         self.put(self.presign(key))
@@ -119,7 +119,7 @@ class StoreClient:
         return url if key else url.removesuffix("any")
 
     def refused(self, key: str, response: urllib3.BaseHTTPResponse) -> str:
-        """Say how the store refused to store; raises Broken if it did not."""
+        """Say how the store refused to store; raises ProbeFailed if it did not."""
         self.require_uploads()
         try:
             self.storage.inspect_upload(key, with_checksum=False)
@@ -129,12 +129,12 @@ class StoreClient:
             stored = True
         if stored or response.status < 300:
             outcome = "stored" if stored else "not stored"
-            raise Broken(f"HTTP {response.status}, and the object was {outcome}")
+            raise ProbeFailed(f"HTTP {response.status}, and the object was {outcome}")
         if response.status not in _REFUSALS:
-            raise Broken(f"HTTP {response.status} is a fault, not a refusal")
+            raise ProbeFailed(f"HTTP {response.status} is a fault, not a refusal")
         return f"refused with HTTP {response.status}"
 
     def require_uploads(self) -> None:
-        """Raise Untried unless uploads work: a store that takes none would seem to refuse well."""
+        """Raise ProbeSkipped unless uploads work: one that takes none would seem to refuse well."""
         if not self.has_uploaded:
-            raise Untried("uploads do not work at all")
+            raise ProbeSkipped("uploads do not work at all")

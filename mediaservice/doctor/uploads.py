@@ -1,11 +1,11 @@
-"""What is tried of uploads: that an upload URL stores what was declared, once, and nothing else."""
+"""Probes of uploads: that an upload URL stores what was declared, once, and nothing else."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
-from mediaservice.doctor.probes import Broken, Probe
+from mediaservice.doctor.probes import Probe, ProbeFailed
 from mediaservice.doctor.store_client import CONTENT_TYPE, StoreClient
 
 _OTHER_TYPE = "text/html"
@@ -37,7 +37,7 @@ class UploadProbes:
             "proxies that change the Host header, and at the clocks",
             self._upload,
         )
-        for name, guarantee, attempt in (
+        for name, guarantee, run in (
             ("signature", "a forged upload URL stores nothing", self._forged),
             ("upload_length", "a body of another length is refused", self._length),
             ("upload_type", "another Content-Type is refused", self._type),
@@ -47,7 +47,7 @@ class UploadProbes:
             ("upload_expiry", "a dead upload URL stores nothing", self._expiry),
             ("upload_once", "a second PUT cannot replace the object", self._once),
         ):
-            yield Probe(name, guarantee, _VERIFY, attempt)
+            yield Probe(name, guarantee, _VERIFY, run)
 
     def _signature(self) -> str:
         query = parse_qs(urlsplit(self._client.presign(self._client.new_key()).url).query)
@@ -55,17 +55,17 @@ class UploadProbes:
         signed = set(query.get("X-Amz-SignedHeaders", [""])[0].split(";"))
         if algorithm != "AWS4-HMAC-SHA256" or not signed >= _SIGNED:
             missing = ", ".join(sorted(_SIGNED - signed)) or "nothing"
-            raise Broken(f"algorithm: {algorithm}; not signed: {missing}")
+            raise ProbeFailed(f"algorithm: {algorithm}; not signed: {missing}")
         return ", ".join(sorted(signed))
 
     def _upload(self) -> str:
         key = self._client.new_key()
         response = self._client.put(self._client.presign(key))
         if response.status != 200:
-            raise Broken(f"HTTP {response.status}")
+            raise ProbeFailed(f"HTTP {response.status}")
         found = self._client.storage.inspect_upload(key, with_checksum=True)
         if (found.size_bytes, found.content_type) != (len(self._client.body), CONTENT_TYPE):
-            raise Broken(f"stored as {found.size_bytes} bytes of {found.content_type}")
+            raise ProbeFailed(f"stored as {found.size_bytes} bytes of {found.content_type}")
         self._client.has_uploaded = True
         return f"HTTP 200, {found.size_bytes} bytes of {found.content_type}"
 
@@ -117,7 +117,7 @@ class UploadProbes:
         response = self._client.put(upload, self._client.body[::-1])
         second = self._client.storage.inspect_upload(key, with_checksum=False)
         if response.status < 300 or second.first_bytes != first.first_bytes:
-            raise Broken(f"HTTP {response.status}: the object was replaced")
+            raise ProbeFailed(f"HTTP {response.status}: the object was replaced")
         return f"refused with HTTP {response.status}"
 
     def _expiry(self) -> str:

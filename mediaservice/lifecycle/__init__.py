@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 
 from config.settings import Settings
 from mediaservice.lifecycle.deletion import Deletion
-from mediaservice.lifecycle.processing import Claim, Processing, ResultOutcome
+from mediaservice.lifecycle.processing import Claim, Processing
+from mediaservice.lifecycle.results import ResultOutcome, Results
 from mediaservice.lifecycle.rows import MediaRow, Rows
 from mediaservice.lifecycle.statistics import Statistics
 from mediaservice.lifecycle.uploads import RequestedUpload, UploadRequest, Uploads
@@ -20,7 +21,7 @@ __all__ = ["Claim", "Lifecycle", "MediaRow", "RequestedUpload", "ResultOutcome",
 
 
 class Lifecycle:
-    """A media's life, by stage: `uploads`, then `processing`, at last `deletion`.
+    """A media's life, by stage: `uploads`, `processing` and its `results`, at last `deletion`.
 
     `rows` reads; `statistics` counts.
     """
@@ -29,5 +30,6 @@ class Lifecycle:
         self.rows = Rows(engine)
         self.uploads = Uploads(self.rows, storage, settings)
         self.processing = Processing(self.rows, storage, settings)
+        self.results = Results(self.rows, settings)
         self.deletion = Deletion(self.rows, storage, settings)
         self.statistics = Statistics(self.rows)

@@ -24,7 +24,7 @@ from mediaservice.lifecycle.rows import (
     due_media,
     log_transition,
     log_transitions,
-    transition,
+    update_for,
 )
 from mediaservice.models import AWAITS_HOUSEKEEPING, HAS_FAILED, Media
 from mediaservice.states import Event, Status
@@ -121,30 +121,18 @@ class Deletion:
         Return False if some are there again: it is due again soon. Raises StoreUnavailable:
         `postpone` the media then.
         """
-        if row.deleted_at is None and row.status == Status.READY:
+        if row.deleted_at is not None:
+            return self._purge_tombstone(row)
+        if row.status == Status.READY:
             return self._purge_original(row)
-        # Once pinned, a failed media may yet succeed: it is purged as a tombstone only.
-        is_kept = row.deleted_at is None and row.raw_etag is not None
-        if not is_kept and not self._purge(row, public_prefix(row.id)):
-            return False
-        if row.deleted_at is None:
-            retention_over = row.updated_at + self._failed_retention
-            # Its upload may have begun in time and end late, as a tombstone's.
-            late_upload_over = row.upload_expires_at + self._late_upload
-            is_open = not is_kept and row.claimed_at < late_upload_over < retention_over
-            self._finish(row, due_at=late_upload_over if is_open else retention_over)
-        elif next_look := self._next_look(row):
-            self._finish(row, due_at=next_look)
-        else:
-            self._rows.execute(delete(Media).where(_lease_of(row)))
-        return True
+        return self._purge_failed(row)
 
     def schedule_stray_purge(self, media_id: UUID) -> None:
         """Have the objects of a media that is unknown or deleted purged; one that lives stays."""
-        self._rows.execute(self._rows.tombstone(media_id))
+        self._rows.execute(self._rows.tombstone_statement(media_id))
 
     def schedule_original_purge(self, media_id: UUID) -> None:
-        """Have the original of a ready media purged that was to be kept for longer, or for good."""
+        """Have a ready media's original purged, although it was to be kept for longer."""
         self._rows.execute(
             update(Media)
             .where(
@@ -157,7 +145,7 @@ class Deletion:
         )
 
     def postpone(self, row: MediaRow, *, is_refused: bool = False) -> None:
-        """Try a claimed media again later; if the store refuses it, the later the longer it has."""
+        """Make a claimed media due again later; the longer the store has refused it, the later."""
         seconds = PURGE_RETRY_SECONDS
         if is_refused:
             since = row.deleted_at or row.processed_at or row.updated_at
@@ -168,7 +156,7 @@ class Deletion:
     def _delete(self, *which: ColumnElement[bool]) -> Sequence[MediaRow]:
         """Make these media tombstones; return the `id` and `request_id` of each."""
         return self._rows.execute(
-            transition(Event.DELETE_REQUESTED)
+            update_for(Event.DELETE_REQUESTED)
             .where(*which)
             .values(deleted_at=now_plus(0), due_at=now_plus(0))
             .returning(Media.c.id, Media.c.request_id)
@@ -177,6 +165,29 @@ class Deletion:
     def _is_retention_over(self) -> ColumnElement[bool]:
         """Return the condition for failed media to be deleted."""
         return Media.c.updated_at <= now_plus(-self._failed_retention.total_seconds())
+
+    def _purge_tombstone(self, row: MediaRow) -> bool:
+        """Purge a deleted media, and remove its row once nothing can come any more."""
+        if not self._purge(row, public_prefix(row.id)):
+            return False
+        if next_look := self._next_look(row):
+            self._finish(row, due_at=next_look)
+        else:
+            self._rows.execute(delete(Media).where(_lease_of(row)))
+        return True
+
+    def _purge_failed(self, row: MediaRow) -> bool:
+        """Purge what a failed upload has left, and again once a late one must have ended."""
+        retention_over = row.updated_at + self._failed_retention
+        if row.raw_etag is not None:  # it may yet succeed: it is purged as a tombstone only
+            self._finish(row, due_at=retention_over)
+            return True
+        if not self._purge(row, public_prefix(row.id)):
+            return False
+        late_upload_over = row.upload_expires_at + self._late_upload
+        is_open = row.claimed_at < late_upload_over < retention_over
+        self._finish(row, due_at=late_upload_over if is_open else retention_over)
+        return True
 
     def _purge_original(self, row: MediaRow) -> bool:
         """Purge a ready media's original, if it is due by the retention that is set now."""

@@ -1,61 +1,43 @@
-"""Processing: handing pinned originals to workers, and taking their results.
+"""Processing: handing pinned originals to workers, as often as it takes; `results` takes theirs."""
 
-A success counts whichever attempt it comes from, for the bytes were pinned; a failure counts only
-for the current attempt. A ready media never regresses.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
-import structlog
 from sqlalchemy import (
-    Boolean,
-    ColumnElement,
     Executable,
     Integer,
-    Text,
-    Uuid,
     bindparam,
-    case,
-    or_,
     select,
     text,
     update,
 )
 
 from config.settings import Settings
-from mediaservice import errors, metrics
-from mediaservice.database import Json, now_plus, recordset
+from mediaservice import errors
+from mediaservice.database import now_plus
 from mediaservice.errors import MediaError
 from mediaservice.keys import public_prefix
 from mediaservice.lifecycle.rows import (
     NOT_DELETED,
     MediaRow,
     Rows,
+    days_from_now,
     due_media,
     fresh_attempts,
     log_transition,
     log_transitions,
-    transition,
+    update_for,
 )
 from mediaservice.messages import (
-    FailedResult,
-    ProcessedResult,
-    ProcessRequest,
-    Result,
-    Variant,
+    Job,
 )
 from mediaservice.models import AWAITS_WORKER, HAS_FAILED, IS_LAST_ATTEMPT, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage
 
-MAIN_VARIANT = "main"
-MAX_BACKOFF_SECONDS = 3600
 _JOB_COLUMNS = (
     Media.c.id,
     Media.c.attempt,
@@ -66,9 +48,6 @@ _JOB_COLUMNS = (
     now_plus(0).label("requested_at"),
 )
 
-log = structlog.get_logger(__name__)
-_encoder = msgspec.json.Encoder(uuid_format="hex")  # of UUIDs, what both databases understand
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -78,7 +57,7 @@ class Claim:
     `attempts_left` is how many may follow.
     """
 
-    job: ProcessRequest
+    job: Job
     request_id: str | None
     traceparent: str | None
     error_code: str | None
@@ -90,27 +69,14 @@ class Claim:
         return self.job.attempt > 1 and self.error_code is None
 
 
-class ResultOutcome(StrEnum):
-    """What a worker's result has come to."""
-
-    APPLIED = "applied"
-    DUPLICATE = "duplicate"  # changed nothing: a repeat, or too late
-    STRAY = "stray"  # a success for a deleted or unknown media, whose objects are purged
-
-
 class Processing:
-    """From a due job to `ready`, or to a failure that can be retried."""
+    """Due jobs: claimed, given back, given up, and begun anew."""
 
     def __init__(self, rows: Rows, storage: Storage, settings: Settings) -> None:
         self._rows = rows
         self._storage = storage
         self._settings = settings
         self._claim = rows.prepare(self._claim_statement())
-        self._statements = {
-            Event.PROCESSED: rows.prepare(self._ready_statement()),
-            Event.ATTEMPT_FAILED: rows.prepare(self._failure_statement(Event.ATTEMPT_FAILED)),
-            Event.PROCESSING_FAILED: rows.prepare(self._failure_statement(Event.PROCESSING_FAILED)),
-        }
 
     def claim(self, limit: int) -> list[Claim]:
         """Begin an attempt for up to `limit` due media; return their jobs.
@@ -128,12 +94,12 @@ class Processing:
         ]
 
     def log_time_outs(self, claims: Sequence[Claim]) -> None:
-        """Leave the trace of the attempts before claims that are not given back: they timed out."""
+        """Log as timed out the attempts that these claims replace; not for claims given back."""
         for claim in claims:
             if claim.is_resend:
                 log_transition(Event.ATTEMPT_TIMED_OUT, claim.job.media_id)
 
-    def hold(self, job: ProcessRequest) -> None:
+    def hold(self, job: Job) -> None:
         """Take back a claimed resend that was not published, for the job still waits in the queue.
 
         The attempt stays the one that was published, but its time has been used up: a media that
@@ -150,7 +116,7 @@ class Processing:
             due_at=now_plus(delay_seconds),
         )
 
-    def _undo_attempt(self, job: ProcessRequest, **values: Any) -> None:
+    def _undo_attempt(self, job: Job, **values: Any) -> None:
         self._rows.execute(
             update(Media)
             .where(Media.c.id == job.media_id, text(AWAITS_WORKER), Media.c.attempt == job.attempt)
@@ -161,53 +127,16 @@ class Processing:
         """Fail up to `limit` media whose last attempt has timed out; return how many."""
         overdue = due_media(text(IS_LAST_ATTEMPT), limit=limit)
         failed = self._rows.execute(
-            transition(Event.ATTEMPTS_EXHAUSTED)
+            update_for(Event.ATTEMPTS_EXHAUSTED)
             .where(Media.c.id.in_(overdue))
-            .values(error_code=errors.PROCESSING_TIMEOUT, due_at=self._failed_due_at())
+            .values(
+                error_code=errors.PROCESSING_TIMEOUT,
+                due_at=days_from_now(self._settings.failed_retention_days),
+            )
             .returning(Media.c.id, Media.c.request_id)
         )
         log_transitions(Event.ATTEMPTS_EXHAUSTED, failed)
         return len(failed)
-
-    def begin_results(self, results: Sequence[Result]) -> Callable[[], list[ResultOutcome]]:
-        """Begin to apply a batch of workers' results, in one transaction.
-
-        Return the function that waits for it, to be called once, which tells what each result has
-        come to. Safe to repeat, in any order. Objects that a success has left for a deleted or
-        unknown media become due for purging, in a second transaction: a batch seldom has any.
-        """
-        processed = {
-            r.media_id: _ready_record(r) for r in results if isinstance(r, ProcessedResult)
-        }
-        failed = [_failure_record(r) for r in results if isinstance(r, FailedResult)]
-        records = {
-            Event.PROCESSED: list(processed.values()),
-            Event.ATTEMPT_FAILED: failed,
-            Event.PROCESSING_FAILED: failed,
-        }
-        events = [event for event in records if records[event]]
-        sent = self._rows.send(
-            [
-                (self._statements[event], {"records": _encoder.encode(records[event]).decode()})
-                for event in events
-            ]
-        )
-
-        def end() -> list[ResultOutcome]:
-            changed = dict(zip(events, sent.rows(), strict=True))
-            for event, rows in changed.items():
-                log_transitions(event, rows)
-            ready = changed.pop(Event.PROCESSED, ())
-            for row in ready:
-                if row.processing_requested_at is not None:
-                    taken = row.processed_at - row.processing_requested_at
-                    metrics.TIME_TO_READY.observe(taken.total_seconds())
-            ready_ids = {row.id for row in ready}
-            failed_ids = {row.id for rows in changed.values() for row in rows}
-            stray_ids = self._bury(processed.keys() - ready_ids)
-            return _outcomes(results, ready_ids, stray_ids, failed_ids)
-
-        return end
 
     def retry(self, media_id: UUID) -> MediaRow:
         """Give a media whose processing failed a new set of attempts; due now.
@@ -246,7 +175,7 @@ class Processing:
             failed = failed.where(Media.c.error_code == error_code)
         taken = failed.cte("failed")
         retried = self._rows.execute(
-            transition(Event.RETRY_REQUESTED)
+            update_for(Event.RETRY_REQUESTED)
             .where(Media.c.id.in_(select(taken.c.id)))
             .values(**fresh_attempts(self._settings.max_attempts))
             .returning(Media.c.id, Media.c.request_id)
@@ -254,7 +183,7 @@ class Processing:
         log_transitions(Event.RETRY_REQUESTED, retried)
         return len(retried)
 
-    def job_of_ready(self, media_id: UUID) -> ProcessRequest:
+    def job_of_ready(self, media_id: UUID) -> Job:
         """Return the job of a ready media anew, to have lost public objects written again.
 
         Nothing about the media changes, now or by the result: a ready media never regresses. It
@@ -270,8 +199,8 @@ class Processing:
             raise MediaError(errors.REPROCESSING_NOT_POSSIBLE)
         return self._job(rows[0])
 
-    def _job(self, row: MediaRow) -> ProcessRequest:
-        return ProcessRequest(
+    def _job(self, row: MediaRow) -> Job:
+        return Job(
             media_id=row.id,
             # 0 if the first was given back, though it had arrived and succeeded.
             attempt=row.attempt or 1,
@@ -299,23 +228,6 @@ class Processing:
                 .values(error_code=None)
             )
 
-    def _bury(self, media_ids: set[UUID]) -> set[UUID]:
-        """Have the objects of deleted or unknown media purged; return which of these are."""
-        if not media_ids:
-            return set()
-        with self._rows.begin() as connection:
-            stray = {
-                media_id
-                for media_id in sorted(media_ids)
-                if connection.execute(self._rows.tombstone(media_id).returning(Media.c.id)).first()
-            }
-        for media_id in stray:
-            log.warning("stray_result", media_id=str(media_id))
-        return stray
-
-    def _failed_due_at(self) -> Any:
-        return now_plus(timedelta(days=self._settings.failed_retention_days).total_seconds())
-
     def _claim_statement(self) -> Executable:
         batch_size = bindparam("batch_size", type_=Integer())
         due = due_media(text(AWAITS_WORKER), Media.c.attempts_left > 0, limit=batch_size)
@@ -336,124 +248,3 @@ class Processing:
                 Media.c.due_at,
             )
         )
-
-    def _ready_statement(self) -> Executable:
-        records = recordset(
-            self._rows.engine.dialect,
-            media_id=Uuid(),
-            public_key=Text(),
-            width=Integer(),
-            height=Integer(),
-            variants=Json,
-            placeholder=Text(),
-        )
-        days = self._settings.raw_retention_days
-        return (
-            transition(Event.PROCESSED)
-            .where(Media.c.id == records.c.media_id)
-            .values(
-                public_key=records.c.public_key,
-                width=records.c.width,
-                height=records.c.height,
-                variants=records.c.variants,
-                placeholder=records.c.placeholder,
-                processed_at=now_plus(0),
-                error_code=None,
-                due_at=now_plus(timedelta(days=days).total_seconds()) if days else None,
-            )
-            .returning(
-                Media.c.id,
-                Media.c.request_id,
-                Media.c.processed_at,
-                Media.c.processing_requested_at,
-            )
-        )
-
-    def _failure_statement(self, event: Event) -> Executable:
-        """Return the statement for failures that are (ATTEMPT_FAILED) or are not tried again."""
-        records = recordset(
-            self._rows.engine.dialect,
-            media_id=Uuid(),
-            attempt=Integer(),
-            error_code=Text(),
-            retryable=Boolean(),
-        )
-        statement = transition(event).where(
-            Media.c.id == records.c.media_id,
-            or_(records.c.attempt.is_(None), records.c.attempt == Media.c.attempt),
-            Media.c.error_code.is_(None),  # or the attempt has failed already
-        )
-        if event is Event.ATTEMPT_FAILED:
-            return (
-                statement.where(records.c.retryable, Media.c.attempts_left > 0)
-                .values(error_code=records.c.error_code, due_at=now_plus(self._backoff_seconds()))
-                .returning(Media.c.id, Media.c.request_id)
-            )
-        return (
-            statement.where(or_(~records.c.retryable, Media.c.attempts_left == 0))
-            .values(error_code=records.c.error_code, due_at=self._failed_due_at())
-            .returning(Media.c.id, Media.c.request_id)
-        )
-
-    def _backoff_seconds(self) -> ColumnElement[float]:
-        """Return how long to wait after a failure: it doubles with each attempt of a set."""
-        first, attempts = self._settings.retry_backoff_seconds, self._settings.max_attempts
-        by_attempts_left = {
-            left: min(first * 2 ** (attempts - left - 1), MAX_BACKOFF_SECONDS)
-            for left in range(attempts)
-        }
-        return case(by_attempts_left, value=Media.c.attempts_left, else_=first)
-
-
-def _outcomes(
-    results: Sequence[Result], ready: set[UUID], stray: set[UUID], failed: set[UUID]
-) -> list[ResultOutcome]:
-    """Return each result's outcome; of several alike the first one was applied."""
-    outcomes = []
-    for result in results:
-        changed = ready if isinstance(result, ProcessedResult) else failed
-        if result.media_id in changed:
-            changed.remove(result.media_id)
-            outcomes.append(ResultOutcome.APPLIED)
-        elif isinstance(result, ProcessedResult) and result.media_id in stray:
-            outcomes.append(ResultOutcome.STRAY)
-        else:
-            outcomes.append(ResultOutcome.DUPLICATE)
-    return outcomes
-
-
-def _failure_record(result: FailedResult) -> dict[str, Any]:
-    return {
-        "media_id": result.media_id,
-        "attempt": result.attempt,
-        "error_code": result.error.code,
-        "retryable": result.error.retryable,
-    }
-
-
-def _ready_record(result: ProcessedResult) -> dict[str, Any]:
-    return {
-        "media_id": result.media_id,
-        "public_key": result.public_key,
-        "width": result.width,
-        "height": result.height,
-        "placeholder": result.placeholder,
-        "variants": _renditions(result),
-    }
-
-
-def _renditions(result: ProcessedResult) -> list[Variant]:
-    """Return the variants, and first among them the rendition at `public_key`, if it is known."""
-    if result.lists_main or not (
-        result.width and result.height and result.content_type and result.size_bytes
-    ):
-        return result.variants
-    main = Variant(
-        name=MAIN_VARIANT,
-        key=result.public_key,
-        width=result.width,
-        height=result.height,
-        size_bytes=result.size_bytes,
-        content_type=result.content_type,
-    )
-    return [main, *result.variants]

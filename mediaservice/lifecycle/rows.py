@@ -4,7 +4,7 @@ Knows tables and transitions, nothing of stores, brokers or limits.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,12 +25,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert, Update
 
 from mediaservice import metrics
-from mediaservice.database import now_plus
+from mediaservice.database import is_postgresql, now_plus
 from mediaservice.errors import MEDIA_NOT_FOUND, NOT_OWNER, PROCESSING_FAILED, MediaError
 from mediaservice.keys import raw_key
-from mediaservice.lifecycle.statements import Prepared, Sent, Sessions
+from mediaservice.lifecycle.statements import (
+    LibpqConnections,
+    PipelinedTransaction,
+    PreparedStatement,
+)
 from mediaservice.models import Media
-from mediaservice.states import TRANSITIONS, Event, OwnerType, Status
+from mediaservice.states import NOBODY, TRANSITIONS, Event, OwnerType, Status
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +47,6 @@ COLUMNS = (
 )
 NOT_DELETED = Media.c.deleted_at.is_(None)
 IS_DUE = Media.c.due_at <= now_plus(0)
-NOBODY = UUID(int=0)
-"""The owner of tombstones for objects that have no row."""
 _SCAN_BATCH = 1000
 
 
@@ -53,28 +55,26 @@ class Rows:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._sessions = Sessions(engine)
+        self.is_postgresql = is_postgresql(engine)
+        self._connections = LibpqConnections(engine)
         self._find = self.prepare(select(*COLUMNS).where(Media.c.id == bindparam("media_id")))
-        self._pages: dict[frozenset[str], Prepared] = {}
+        self._pages: dict[frozenset[str], PreparedStatement] = {}
         isolation = "READ COMMITTED" if self.is_postgresql else "SERIALIZABLE"
-        self.transactions = engine.execution_options(isolation_level=isolation)
-
-    @property
-    def is_postgresql(self) -> bool:
-        """Whether this is PostgreSQL, or else SQLite."""
-        return self.engine.dialect.name == "postgresql"
+        self.transactional_engine = engine.execution_options(isolation_level=isolation)
 
     def begin(self) -> Any:
         """Return a context manager: a connection in a transaction of several statements."""
-        return self.transactions.begin()
+        return self.transactional_engine.begin()
 
-    def prepare(self, statement: Executable) -> Prepared:
+    def prepare(self, statement: Executable) -> PreparedStatement:
         """Return a statement that is run often."""
-        return Prepared(self._sessions, statement)
+        return PreparedStatement(self._connections, statement)
 
-    def send(self, calls: Sequence[tuple[Prepared, Mapping[str, Any]]]) -> Sent:
+    def send(
+        self, calls: Sequence[tuple[PreparedStatement, Mapping[str, Any]]]
+    ) -> PipelinedTransaction:
         """Begin to run statements, each with its parameters, as one transaction."""
-        return Sent(self.transactions, calls)
+        return PipelinedTransaction(self.transactional_engine, calls)
 
     def execute(self, statement: Executable) -> Sequence[MediaRow]:
         """Run one statement as one transaction and return its rows."""
@@ -151,10 +151,10 @@ class Rows:
 
     def transition(self, event: Event, media_id: UUID, **values: Any) -> MediaRow | None:
         """Apply an event to one media; return its new row, or None where it does not apply."""
-        statement = transition(event).where(Media.c.id == media_id).values(**values)
+        statement = update_for(event).where(Media.c.id == media_id).values(**values)
         return changed_row(event, self.execute(statement.returning(*COLUMNS)))
 
-    def tombstone(self, media_id: UUID) -> Insert:
+    def tombstone_statement(self, media_id: UUID) -> Insert:
         """Return the statement that makes a deleted or unknown media's objects due for purging.
 
         Without a row, insert a tombstone of nobody's, so that the purge is retried like any other.
@@ -202,7 +202,12 @@ def _page_statement(filters: Container[str]) -> Select[Any]:
     )
 
 
-def transition(event: Event) -> Update:
+def days_from_now(days: int) -> now_plus:
+    """Return the time so many days from now, by the database's clock."""
+    return now_plus(timedelta(days=days).total_seconds())
+
+
+def update_for(event: Event) -> Update:
     """Return the conditional UPDATE of an event; the caller narrows it and adds values."""
     rule = TRANSITIONS[event]
     statement = update(Media).where(NOT_DELETED, Media.c.status.in_(rule.sources))
@@ -250,13 +255,13 @@ def changed_row(event: Event, rows: Sequence[MediaRow]) -> MediaRow | None:
 
 
 def log_transition(event: Event, media_id: UUID, **facts: Any) -> None:
-    """Leave the trace that audits and tests follow: one line for each change of status."""
+    """Log and count one change of status: audits and tests follow these lines."""
     metrics.TRANSITIONS.labels(event.value).inc()
     _leave_trace(event, media_id, **facts)
 
 
 def log_transitions(event: Event, rows: Sequence[MediaRow], **facts: Any) -> None:
-    """Leave the same for many, each with the request it goes back to; counted at once."""
+    """Log many, each with its request id; counted at once."""
     metrics.TRANSITIONS.labels(event.value).inc(len(rows))
     for row in rows:
         _leave_trace(event, row.id, request_id=row.request_id, **facts)

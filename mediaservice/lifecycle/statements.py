@@ -24,16 +24,17 @@ from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy import Connection, Engine, Executable, PoolProxiedConnection, Row, event
 from sqlalchemy.exc import DBAPIError
 
+from mediaservice.database import is_postgresql
 from mediaservice.tracing import statement_span
 
 _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
-class _Session:
-    """One connection as libpq has it, and the statements that its server has planned."""
+class _LibpqConnection:
+    """One connection as libpq has it, and the names of the statements prepared on it."""
 
-    connection: PoolProxiedConnection
+    pooled: PoolProxiedConnection
     pgconn: PGconn
     values: abc.Transformer
     readable: select.poll
@@ -41,18 +42,18 @@ class _Session:
     prepared: set[bytes]
 
     @classmethod
-    def on(cls, connection: PoolProxiedConnection) -> Self:
-        """Return the session of a connection that is checked out."""
-        driver = cast("psycopg.Connection[Any]", connection.driver_connection)
+    def on(cls, pooled: PoolProxiedConnection) -> Self:
+        """Return what is below a connection that is checked out of the pool."""
+        driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
         readable, ready = select.poll(), select.poll()
         readable.register(driver.pgconn.socket, select.POLLIN)
         ready.register(driver.pgconn.socket, select.POLLIN | select.POLLOUT)
         values = cast(Any, adapt.Transformer)(driver)
-        prepared = connection.info.setdefault("prepared", set())
-        return cls(connection, driver.pgconn, values, readable, ready, prepared)
+        prepared = pooled.info.setdefault("prepared", set())
+        return cls(pooled, driver.pgconn, values, readable, ready, prepared)
 
     def prepare(self, name: bytes, sql: str) -> None:
-        """Have a statement planned, unless it is. The server finds out its parameters' types."""
+        """Prepare a statement, once; the server infers its parameters' types."""
         if name not in self.prepared:
             self.check(self.pgconn.prepare(name, sql.encode()), ExecStatus.COMMAND_OK)
             self.prepared.add(name)
@@ -85,8 +86,8 @@ class _Session:
         )
 
 
-class Sessions:
-    """Sessions on the connections of one engine.
+class LibpqConnections:
+    """The connections of one engine's pool, as libpq has them.
 
     One of them stays checked out, for whoever comes first: a process that does one thing at a time
     is spared the pool's bookkeeping, which takes half as long as sending a statement.
@@ -94,26 +95,26 @@ class Sessions:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._kept: _Session | None = None
+        self._kept: _LibpqConnection | None = None
         self._using_kept = threading.Lock()
         event.listen(engine, "engine_disposed", self._drop_kept)
 
     @contextmanager
-    def one(self) -> Iterator[_Session]:
-        """Give a session to one thread; one that breaks is not used again."""
+    def checked_out(self) -> Iterator[_LibpqConnection]:
+        """Give a connection to one thread; one that breaks is not used again."""
         if not self._using_kept.acquire(blocking=False):
-            session = _Session.on(self.engine.raw_connection())
+            connection = _LibpqConnection.on(self.engine.raw_connection())
             try:
-                yield session
+                yield connection
             finally:
-                if session.is_reusable:
-                    session.connection.close()
+                if connection.is_reusable:
+                    connection.pooled.close()
                 else:
-                    session.connection.invalidate()
+                    connection.pooled.invalidate()
             return
         try:
             if self._kept is None:
-                self._kept = _Session.on(self.engine.raw_connection())
+                self._kept = _LibpqConnection.on(self.engine.raw_connection())
             yield self._kept
         finally:
             if self._kept and not self._kept.is_reusable:
@@ -121,25 +122,25 @@ class Sessions:
             self._using_kept.release()
 
     def _drop_kept(self, _engine: Engine | None = None) -> None:
-        session, self._kept = self._kept, None
-        if session:
-            session.connection.invalidate()
+        connection, self._kept = self._kept, None
+        if connection:
+            connection.pooled.invalidate()
 
 
-class Prepared:
-    """One statement that returns rows; on PostgreSQL each connection has planned it before.
+class PreparedStatement:
+    """One statement that returns rows; on PostgreSQL it is prepared, on each connection once.
 
     Parameters are of types whose texts the server understands: numbers, texts, UUIDs, aware times.
     Raises SQLAlchemy's DBAPIError, as `Rows.execute` does.
     """
 
-    def __init__(self, sessions: Sessions, statement: Executable) -> None:
-        self._sessions = sessions
-        self._engine = engine = sessions.engine
+    def __init__(self, connections: LibpqConnections, statement: Executable) -> None:
+        self._connections = connections
+        self._engine = engine = connections.engine
         self._statement = statement
-        self._sql = ""
         self._make_row: Callable[[Sequence[Any]], Row[Any]] | None = None
-        if engine.dialect.name == "postgresql":
+        self._is_postgresql = is_postgresql(engine)
+        if self._is_postgresql:
             numbered = cast(Any, type(engine.dialect))(paramstyle="numeric_dollar")
             compiled = cast(Any, statement).compile(dialect=numbered)
             given = {name: None for name, bind in compiled.binds.items() if bind.required}
@@ -154,35 +155,35 @@ class Prepared:
 
     def run(self, **parameters: Any) -> Sequence[Row[Any]]:
         """Run as a transaction of its own and return the rows."""
-        if not self._sql:
+        if not self._is_postgresql:
             return self._run_by_sqlalchemy(parameters)
-        with self.session() as session, statement_span(self._sql):
-            result = session.pgconn.exec_prepared(self._name, self._dump(session, parameters))
-            return self.load(session, result)
+        with self.connection() as connection, statement_span(self._sql):
+            result = connection.pgconn.exec_prepared(self._name, self._dump(connection, parameters))
+            return self.load(connection, result)
 
     def run_alone(self, lock: int, **parameters: Any) -> Sequence[Row[Any]]:
         """Run in a transaction that overlaps no other with the same lock; return the rows.
 
         `lock` is a signed 64-bit number. On SQLite no two writers overlap anyway.
         """
-        if not self._sql:
+        if not self._is_postgresql:
             return self._run_by_sqlalchemy(parameters)
-        with self.session() as session, statement_span(self._sql):
-            values = self._dump(session, parameters)
-            session.prepare(b"media_lock", "SELECT pg_advisory_xact_lock($1)")
+        with self.connection() as connection, statement_span(self._sql):
+            values = self._dump(connection, parameters)
+            connection.prepare(b"media_lock", "SELECT pg_advisory_xact_lock($1)")
             # What travels together up to a sync is one transaction, but each statement in it sees
             # what was committed when it began: so the second sees what the lock's last holder did.
-            pgconn = session.pgconn
+            pgconn = connection.pgconn
             pgconn.enter_pipeline_mode()
             pgconn.send_query_prepared(b"media_lock", [b"%d" % lock])
             pgconn.send_query_prepared(self._name, values)
             pgconn.pipeline_sync()
             # Each statement's results end with None; a failure skips what follows, up to the sync.
-            locked, _, result, _, synced = (session.wait_for_result() for _ in range(5))
-            session.check(synced, ExecStatus.PIPELINE_SYNC)
+            locked, _, result, _, synced = (connection.wait_for_result() for _ in range(5))
+            connection.check(synced, ExecStatus.PIPELINE_SYNC)
             pgconn.exit_pipeline_mode()
-            session.check(locked, ExecStatus.TUPLES_OK)
-            return self.load(session, result)
+            connection.check(locked, ExecStatus.TUPLES_OK)
+            return self.load(connection, result)
 
     def run_within(
         self, connection: Connection, parameters: Mapping[str, Any]
@@ -190,46 +191,46 @@ class Prepared:
         """Run by SQLAlchemy, as part of a transaction, and return the rows."""
         return connection.execute(self._statement, parameters).all()
 
-    def prepare(self, session: _Session) -> None:
-        """Have a session's server plan it, unless it has."""
-        session.prepare(self._name, self._sql)
+    def prepare(self, connection: _LibpqConnection) -> None:
+        """Prepare it on a connection, once."""
+        connection.prepare(self._name, self._sql)
 
-    def send(self, session: _Session, parameters: Mapping[str, Any]) -> None:
-        """Send it to a session in pipeline mode; `load` is for what comes back."""
-        session.pgconn.send_query_prepared(self._name, self._dump(session, parameters))
+    def send(self, connection: _LibpqConnection, parameters: Mapping[str, Any]) -> None:
+        """Send it to a connection in pipeline mode; `load` is for what comes back."""
+        connection.pgconn.send_query_prepared(self._name, self._dump(connection, parameters))
 
     def _run_by_sqlalchemy(self, parameters: Mapping[str, Any]) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
             return self.run_within(connection, parameters)
 
-    def _dump(self, session: _Session, parameters: Mapping[str, Any]) -> list[Any]:
+    def _dump(self, connection: _LibpqConnection, parameters: Mapping[str, Any]) -> list[Any]:
         given = {**self._constants, **parameters}
         values = [given[name] for name in self._order]
-        return list(session.values.dump_sequence(values, self._formats))
+        return list(connection.values.dump_sequence(values, self._formats))
 
-    def load(self, session: _Session, result: PGresult | None) -> Sequence[Row[Any]]:
+    def load(self, connection: _LibpqConnection, result: PGresult | None) -> Sequence[Row[Any]]:
         """Return the rows of a result, or raise psycopg's Error."""
-        rows = session.check(result, ExecStatus.TUPLES_OK)
+        rows = connection.check(result, ExecStatus.TUPLES_OK)
         if self._make_row is None:
             columns = [((rows.fname(n) or b"").decode(), object) for n in range(rows.nfields)]
             self._make_row = cast(Any, NamedTuple)("Row", columns)._make
-        session.values.set_pgresult(rows)
-        return session.values.load_rows(0, rows.ntuples, self._make_row)
+        connection.values.set_pgresult(rows)
+        return connection.values.load_rows(0, rows.ntuples, self._make_row)
 
     @contextmanager
-    def session(self) -> Iterator[_Session]:
-        """Give a session whose server has the statement planned; raises DBAPIError."""
+    def connection(self) -> Iterator[_LibpqConnection]:
+        """Give a connection on which the statement is prepared; raises DBAPIError."""
         try:
-            with self._sessions.one() as session:
-                self.prepare(session)
-                yield session
+            with self._connections.checked_out() as connection:
+                self.prepare(connection)
+                yield connection
         except psycopg.Error as error:
             raise DBAPIError.instance(
                 self._sql, None, error, psycopg.Error, dialect=self._engine.dialect
             ) from error
 
 
-class Sent:
+class PipelinedTransaction:
     """Prepared statements on their way to the server, as one transaction.
 
     The process is free for other work until it asks for the `rows`. If it never does, they may be
@@ -237,13 +238,16 @@ class Sent:
     """
 
     def __init__(
-        self, transactions: Engine, calls: Sequence[tuple[Prepared, Mapping[str, Any]]]
+        self,
+        transactional_engine: Engine,
+        calls: Sequence[tuple[PreparedStatement, Mapping[str, Any]]],
     ) -> None:
-        self._transactions = transactions
+        self._engine = transactional_engine
+        self._is_postgresql = is_postgresql(transactional_engine)
         self._calls = calls
         self._fault: DBAPIError | None = None
         self._checked_out = ExitStack()
-        if calls and transactions.dialect.name == "postgresql":
+        if calls and self._is_postgresql:
             try:
                 self._send()
             except DBAPIError as fault:
@@ -257,31 +261,31 @@ class Sent:
         """
         if self._fault is not None:
             raise self._fault
-        if self._transactions.dialect.name != "postgresql":
-            with self._transactions.begin() as connection:
+        if not self._is_postgresql:
+            with self._engine.begin() as connection:
                 return [statement.run_within(connection, given) for statement, given in self._calls]
         with self._checked_out:
             return self._receive() if self._calls else []
 
     def _send(self) -> None:
         with ExitStack() as checked_out:
-            self._session = checked_out.enter_context(self._calls[0][0].session())
+            self._connection = checked_out.enter_context(self._calls[0][0].connection())
             for statement, _ in self._calls:
-                statement.prepare(self._session)
-            self._session.pgconn.enter_pipeline_mode()
+                statement.prepare(self._connection)
+            self._connection.pgconn.enter_pipeline_mode()
             for statement, given in self._calls:
-                statement.send(self._session, given)
-            self._session.pgconn.pipeline_sync()
+                statement.send(self._connection, given)
+            self._connection.pgconn.pipeline_sync()
             self._checked_out = checked_out.pop_all()
 
     def _receive(self) -> list[Sequence[Row[Any]]]:
         results = []
         for _ in self._calls:
-            results.append(self._session.wait_for_result())
-            self._session.wait_for_result()  # the None that ends them
-        self._session.check(self._session.wait_for_result(), ExecStatus.PIPELINE_SYNC)
-        self._session.pgconn.exit_pipeline_mode()
+            results.append(self._connection.wait_for_result())
+            self._connection.wait_for_result()  # the None that ends them
+        self._connection.check(self._connection.wait_for_result(), ExecStatus.PIPELINE_SYNC)
+        self._connection.pgconn.exit_pipeline_mode()
         return [
-            statement.load(self._session, result)
+            statement.load(self._connection, result)
             for (statement, _), result in zip(self._calls, results, strict=True)
         ]

@@ -36,7 +36,7 @@ from mediaservice.lifecycle.rows import (
     due_media,
     fresh_attempts,
     log_transitions,
-    transition,
+    update_for,
 )
 from mediaservice.models import IS_PENDING, IS_UNFINISHED, Media
 from mediaservice.sniffing import sniff
@@ -166,7 +166,7 @@ class Uploads:
     def expire(self, limit: int) -> int:
         """Fail up to `limit` uploads whose deadline has passed; return how many."""
         expired = self._rows.execute(
-            transition(Event.UPLOAD_EXPIRED)
+            update_for(Event.UPLOAD_EXPIRED)
             .where(Media.c.id.in_(due_media(text(IS_PENDING), limit=limit)))
             .values(error_code=errors.UPLOAD_EXPIRED.code, due_at=now_plus(0))
             .returning(Media.c.id, Media.c.request_id)
@@ -249,7 +249,7 @@ class Uploads:
     def _completion_statement(self) -> Executable:
         """Return the statement that pins an upload's bytes and makes its job due."""
         return (
-            transition(Event.UPLOAD_COMPLETED)
+            update_for(Event.UPLOAD_COMPLETED)
             .where(Media.c.id == bindparam("media_id"))
             .values(
                 raw_etag=bindparam("found_etag", type_=Text),

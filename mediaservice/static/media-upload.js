@@ -303,7 +303,7 @@ export async function deleteMedia(mediaId, options = {}) {
   await callService("DELETE", `/${encodeURIComponent(mediaId)}`, options);
 }
 
-/** Have a media processed again whose processing failed; return its status. */
+/** Retry a media whose processing failed; return its status. */
 export async function retryMedia(mediaId, options = {}) {
   try {
     return await callService("POST", `/${encodeURIComponent(mediaId)}/retry`, options);

@@ -15,13 +15,13 @@ import pika
 
 from config.settings import WorkerSettings
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, Delivery, Publication
-from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.messages import (
     MEDIA_PROCESSED,
     FailedResult,
+    Job,
     ProcessedResult,
     ProcessingError,
-    ProcessRequest,
     decode,
     public_prefix,
 )
@@ -43,7 +43,7 @@ class BadWorker:
         self._broker_url = settings.broker_url
         self._idle = threading.Event()
         self._storage = Storage(settings)
-        self._broker = RabbitMQ(
+        self._broker = RabbitMQBroker(
             settings.broker_url, queue=PROCESS_QUEUE, prefetch=1, wait=self._idle.wait
         )
         self._worker = Worker(self._storage, Sandbox().render)
@@ -57,7 +57,7 @@ class BadWorker:
 
     def _misbehave(self, delivery: Delivery) -> None:
         job = decode(delivery.routing_key, delivery.body)
-        assert isinstance(job, ProcessRequest)
+        assert isinstance(job, Job)
         self._random.choice(
             (
                 self._behave,
@@ -77,21 +77,21 @@ class BadWorker:
 
     def _publish(self, *results: ProcessedResult | FailedResult) -> None:
         while self._broker.publish([Publication(result) for result in results]):
-            self._broker.rest(0.5)
+            self._broker.sleep(0.5)
 
-    def _behave(self, job: ProcessRequest) -> None:
+    def _behave(self, job: Job) -> None:
         self._publish(self._worker.process(job))
 
-    def _answer_twice(self, job: ProcessRequest) -> None:
+    def _answer_twice(self, job: Job) -> None:
         result = self._worker.process(job)
         self._publish(result, result)
 
-    def _answer_late(self, job: ProcessRequest) -> None:
+    def _answer_late(self, job: Job) -> None:
         result = self._worker.process(job)
-        self._broker.rest(LATE_SECONDS)
+        self._broker.sleep(LATE_SECONDS)
         self._publish(result)
 
-    def _answer_for_nobody(self, job: ProcessRequest) -> None:
+    def _answer_for_nobody(self, job: Job) -> None:
         """Leave an object for a media that does not exist, and answer for it."""
         nobody = uuid.UUID(int=self._random.getrandbits(128), version=4)
         key = f"{public_prefix(nobody)}main.webp"
@@ -99,7 +99,7 @@ class BadWorker:
         self._publish(ProcessedResult(media_id=nobody, public_key=key))
         self._behave(job)
 
-    def _contradict_itself(self, job: ProcessRequest) -> None:
+    def _contradict_itself(self, job: Job) -> None:
         failure = FailedResult(
             media_id=job.media_id,
             attempt=max(1, job.attempt - 1),
@@ -108,10 +108,10 @@ class BadWorker:
         result = self._worker.process(job)
         self._publish(result, failure)
 
-    def _say_nothing(self, job: ProcessRequest) -> None:
+    def _say_nothing(self, job: Job) -> None:
         """Acknowledge a job without an answer: only the time-out can help."""
 
-    def _fail_for_now(self, job: ProcessRequest) -> None:
+    def _fail_for_now(self, job: Job) -> None:
         self._publish(
             FailedResult(
                 media_id=job.media_id,
@@ -120,7 +120,7 @@ class BadWorker:
             )
         )
 
-    def _babble(self, job: ProcessRequest) -> None:
+    def _babble(self, job: Job) -> None:
         """Publish what is no message, then answer."""
         with pika.BlockingConnection(pika.URLParameters(self._broker_url)) as connection:
             channel = connection.channel()
@@ -130,7 +130,7 @@ class BadWorker:
             file.write("poison\n")
         self._behave(job)
 
-    def _die(self, job: ProcessRequest) -> None:
+    def _die(self, job: Job) -> None:
         """End in the middle of an image, without a word."""
         self._storage.read_original(job.raw_key, etag=job.raw_etag)
         os._exit(1)

@@ -39,7 +39,7 @@ class Books:
         self.totals: Counter[str] = Counter()
 
     def is_quiet(self) -> bool:
-        """Say whether no row is due soon and no message waits."""
+        """Return whether no row is due soon and no message waits."""
         try:
             with self._stack.postgresql.connect() as connection:
                 busy = connection.execute(

@@ -120,7 +120,7 @@ class Client:
             self._complete(upload)
 
     def _upload(self, upload: Upload, body: bytes) -> bool:
-        """Say whether the bytes are stored; if they are not, the upload will expire."""
+        """Return whether the bytes are stored; if they are not, the upload will expire."""
         key = self._random.randbytes(8).hex()
         for _ in range(5):
             presigned = self._request(upload, body, key)
@@ -143,7 +143,7 @@ class Client:
         return presigned
 
     def _put(self, presigned: Any, body: bytes) -> bool:
-        """Say whether the object is stored; a refusal may mean that the URL has died."""
+        """Return whether the object is stored; a refusal may mean that the URL has died."""
         deadline = time.monotonic() + UPLOAD_URL_TTL_SECONDS
         while time.monotonic() < deadline:
             try:

@@ -23,7 +23,7 @@ from devstack.rabbitmq import RabbitMQ
 from mediaservice import PROJECT
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE, Publication
 from mediaservice.broker.admin import BrokerAdmin
-from mediaservice.broker.rabbitmq import RabbitMQ as Broker
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import declare_topology
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
@@ -250,7 +250,7 @@ def test_a_job_that_may_not_be_published_is_counted_as_refused(broker_urls: dict
         return REGISTRY.get_sample_value("media_broker_publishes_total", counted) or 0
 
     before = refused()
-    broker = Broker(broker_urls["worker"], queue=PROCESS_QUEUE, prefetch=1)
+    broker = RabbitMQBroker(broker_urls["worker"], queue=PROCESS_QUEUE, prefetch=1)
     jobs = [Publication(SAMPLE_JOB), Publication(SAMPLE_JOB)]
     assert broker.publish(jobs) == jobs
     assert refused() == before + 1

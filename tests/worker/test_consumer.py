@@ -15,7 +15,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
     Publication,
 )
-from mediaservice.broker.rabbitmq import RabbitMQ
+from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.messages import (
     MEDIA_PROCESS,
     FailedResult,
@@ -47,7 +47,7 @@ def storage(make_storage):
 @pytest.fixture
 def service(amqp, rabbitmq):
     """The service's side: publishes jobs, consumes answers."""
-    broker = RabbitMQ(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=50)
+    broker = RabbitMQBroker(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=50)
     yield broker
     broker.close()
 
@@ -66,7 +66,7 @@ def run_worker(rabbitmq, storage):
 
     threads = []
 
-    def start(storage=storage, render=None, broker_class=RabbitMQ):
+    def start(storage=storage, render=None, broker_class=RabbitMQBroker):
         threads.append(threading.Thread(target=run, args=(storage, render, broker_class)))
         threads[-1].start()
 
@@ -133,9 +133,9 @@ def test_connections_are_kept_alive_while_the_store_is_slow(
 ):
     rested = threading.Event()
 
-    class Broker(RabbitMQ):
-        def rest(self, seconds):
-            super().rest(seconds)
+    class Broker(RabbitMQBroker):
+        def sleep(self, seconds):
+            super().sleep(seconds)
             rested.set()
 
     class SlowStorage:
@@ -235,7 +235,9 @@ def test_a_worker_that_stops_leaves_no_job_behind(service, seaweedfs, rabbitmq, 
             stopping.set()
         return sandbox.render(original)
 
-    broker = RabbitMQ(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait)
+    broker = RabbitMQBroker(
+        rabbitmq.url, queue=PROCESS_QUEUE, prefetch=PREFETCH, wait=stopping.wait
+    )
     with Sandbox() as sandbox:
         worker = Worker(storage, lambda original: render_two(original, sandbox))
         Consumer(worker, broker, stopping).run()

@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from mediaservice import PROJECT
-from mediaworker.frames import HEADER
 from mediaworker.images import render
+from mediaworker.protocol import HEADER
 from mediaworker.renditions import VARIANT_WIDTHS, ImageError, Limits
 from mediaworker.sandbox import DecoderUnavailable, Sandbox
 from tests.builders import loaded_by

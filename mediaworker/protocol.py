@@ -1,6 +1,6 @@
-"""How the consumer and its decoder talk: one frame there, one frame back, over a socket.
+"""How the consumer and its decoder talk: one message there, one message back, over a socket.
 
-A frame is its length in 4 bytes, big-endian, and that many bytes: an original, or a Reply. The
+A message is its length in 4 bytes, big-endian, and that many bytes: an original, or a Reply. The
 consumer decodes replies as hostile input: typed, bounded, and never able to run anything.
 """
 
@@ -51,12 +51,12 @@ _decoder = msgspec.msgpack.Decoder(Reply)
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Return the body of the frame that carries this reply."""
+    """Return the body of the message that carries this reply."""
     return _encoder.encode(reply)
 
 
 def decode_reply(body: bytes | bytearray) -> Reply:
-    """Return the reply in a frame's body; raises msgspec.ValidationError for anything else."""
+    """Return the reply in a message's body; raises msgspec.ValidationError for anything else."""
     reply = _decoder.decode(body)
     if reply.rendered:
         for rendition in (reply.rendered.main, *reply.rendered.variants):
