@@ -1,4 +1,4 @@
-"""The port on which listener and worker, which serve nothing else, are looked at.
+"""The port on which listener and worker, which serve nothing else, can be observed.
 
 `/metrics` for Prometheus and `/healthz` for whatever restarts a process that hangs. It runs in a
 thread of its own and only reads; METRICS_PORT turns it on.

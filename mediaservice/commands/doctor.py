@@ -21,7 +21,7 @@ _COLOURS: Final = {
 }
 
 
-@click.command(short_help="Try what the servers really enforce.")
+@click.command(short_help="Test what the servers really enforce.")
 @json_option
 @with_appcontext
 def doctor(*, as_json: bool) -> None:
