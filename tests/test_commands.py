@@ -28,13 +28,14 @@ from mediaservice.broker import (
 from mediaservice.client import Caller, ServiceClient, _declaration
 from mediaservice.commands import media
 from mediaservice.commands.upload import _show
+from mediaservice.lifecycle.processing import Processing
 from mediaservice.messages import MEDIA_FAILED, decode
 from mediaservice.storage import Storage, StoreUnavailable
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
 from tests.queues import put_dead, wait_for_count
 from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
-from tests.world import SETTINGS, World
+from tests.world import SETTINGS, World, failed
 
 COMMANDS = (
     ["init"],
@@ -384,22 +385,34 @@ def test_all_failed_media_are_retried_at_once(run, world, monkeypatch):
     assert run("retry", "--failed").lines == ["0 media to be processed again"]
 
 
-def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
-    media_id = world.failed()
-    before = world.row(media_id).updated_at
-    assert world.processing.retry_failed(10, failed_before=before) == 0
-    assert world.processing.retry_failed(10, failed_before=world.now()) == 1
+def test_what_fails_again_meanwhile_is_not_retried_for_ever(run, world, monkeypatch):
+    monkeypatch.setattr("mediaservice.commands.retry._RETRY_BATCH", 1)
+    retry_failed = Processing.retry_failed
+    batches = []
+
+    def fail_again(*arguments, **options):
+        batches.append(retry_failed(*arguments, **options))
+        assert len(batches) < 9
+        for claim in world.processing.claim(10):
+            world.apply(failed(claim.job))
+        return batches[-1]
+
+    monkeypatch.setattr(Processing, "retry_failed", fail_again)
+    media_ids = [world.failed() for _ in range(2)]
+    assert run("retry", "--failed", "--json").json == [{"retried": 2}]
+    assert batches == [1, 1, 0]
+    assert {world.status(media_id) for media_id in media_ids} == {"failed"}
 
 
 @pytest.mark.slow
 def test_bulk_retries_and_erasures_on_postgresql(make_world, postgresql_url):
     world = make_world(DATABASE_URL=postgresql_url)
-    failed = [world.failed() for _ in range(3)]
+    media_ids = [world.failed() for _ in range(3)]
     assert runner(world.settings)("retry", "--failed", "--json").json == [{"retried": 3}]
-    assert {world.status(media_id) for media_id in failed} == {"processing"}
+    assert {world.status(media_id) for media_id in media_ids} == {"processing"}
     erased = runner(world.settings)("delete", "--owner", world.owner, "--yes", "--json")
     assert erased.json == [{"deleted": 3}]
-    assert {world.status(media_id) for media_id in failed} == {"deleted"}
+    assert {world.status(media_id) for media_id in media_ids} == {"deleted"}
 
 
 # list and show
