@@ -851,6 +851,19 @@ def test_waiting_for_an_image_has_an_end(service, tmp_path):
     assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
 
 
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_call_that_may_succeed_later_is_repeated_as_it_was(status):
+    created = answer(200, b'{"upload_id": "1"}', Content_Type="application/json")
+    with ScriptedStore([answer(status), created]) as service:
+        client = ServiceClient(service.endpoint, Caller())
+        presigned = client._call("POST", "request-upload", {}, key="k")
+    assert presigned == {"upload_id": "1"}
+    first, second = service.requests
+    assert first == second
+    assert "\r\nIdempotency-Key: k\r\n" in first
+
+
 def test_a_store_that_is_busy_with_an_earlier_put_is_asked_again(tmp_path):
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(jpeg())
