@@ -28,6 +28,7 @@ from mediaservice.broker import (
 from mediaservice.client import Caller, ServiceClient, _declaration
 from mediaservice.commands import media
 from mediaservice.commands.upload import _show
+from mediaservice.doctor import Check, Verdict
 from mediaservice.lifecycle.processing import Processing
 from mediaservice.messages import MEDIA_FAILED, decode
 from mediaservice.storage import Storage, StoreUnavailable
@@ -250,6 +251,19 @@ def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(world_to_init):
     assert shown.code == 1
     assert "What to do: flask --app app db upgrade" in shown.out
     assert "\x1b" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(Verdict.OK, 0), (Verdict.WARNING, 0), (Verdict.FAILED, 1)]
+)
+def test_only_a_guarantee_that_does_not_hold_ends_the_doctor_with_1(
+    run_without_servers, monkeypatch, verdict, code
+):
+    checks = [
+        Check(one.value, one, "it holds", "seen") for one in (Verdict.OK, Verdict.SKIPPED, verdict)
+    ]
+    monkeypatch.setattr("mediaservice.commands.doctor.examine_service", lambda *_, **__: checks)
+    assert run_without_servers("doctor").code == code
 
 
 # audit
