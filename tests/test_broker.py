@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import socket
+import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from uuid import uuid4
 
 import pika
 import pytest
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 from prometheus_client import REGISTRY
 
 from config.settings import ConfigurationError
@@ -24,7 +27,7 @@ from mediaservice.broker import (
     Publication,
 )
 from mediaservice.broker.admin import BrokerAdmin, QueueState
-from mediaservice.broker.connection import Link, create_topology
+from mediaservice.broker.connection import Link, connect, create_topology
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import DELIVERY_LIMIT
@@ -139,6 +142,41 @@ def test_a_routing_key_leads_to_its_queue_alone(amqp, routing_key, queue):
 def test_a_broker_that_is_not_there_is_unavailable():
     with pytest.raises(BrokerUnavailable):
         create_topology("amqp://guest:guest@127.0.0.1:9/")
+
+
+# TLS
+
+
+@pytest.fixture
+def tls_server(certificate):
+    """A server that takes one connection: its URL, and the first words that come by TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        server.settimeout(30)
+
+        def listen():
+            connection, _ = server.accept()
+            with context.wrap_socket(connection, server_side=True) as secured:
+                return secured.recv(8)
+
+        yield f"amqps://guest:guest@127.0.0.1:{server.getsockname()[1]}/", pool.submit(listen)
+
+
+def test_a_broker_whom_the_machine_trusts_is_spoken_to_by_tls(tls_server, certificate, monkeypatch):
+    url, heard = tls_server
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with pytest.raises(AMQPError):  # it has nothing to answer
+        connect(url, "secure")
+    assert heard.result() == b"AMQP\0\0\x09\x01"
+
+
+def test_a_broker_that_nobody_vouches_for_is_told_nothing(tls_server):
+    url, heard = tls_server
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect(url, "secure")
+    with pytest.raises(ssl.SSLError):
+        heard.result()
 
 
 # publish
