@@ -3,6 +3,8 @@
 import io
 import json
 import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -117,6 +119,21 @@ def test_every_process_stops_in_good_order_and_comes_back(service, name):
     assert process.wait(STOP_SECONDS) == 0, process.last_words()
     process.start()
     assert service.wait_until_final(service.process(jpeg()))["status"] == "ready"
+
+
+def test_web_finishes_the_request_in_hand_before_it_ends(service):
+    media_id = service.upload(jpeg())
+    service.to_store.stall()
+    with ThreadPoolExecutor() as pool:
+        completed = pool.submit(service.complete, media_id)
+        assert service.to_store.held.wait(30)
+        service.web.signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            service.web.wait(1)  # the store's time-out is far longer
+        service.to_store.resume()
+    answer = completed.result()
+    assert (answer.status_code, answer.json()["status"]) == (202, "processing")
+    assert service.web.wait(STOP_SECONDS) == 0, service.web.last_words()
 
 
 def test_many_photos_at_once_all_get_through(service):

@@ -290,11 +290,17 @@ def test_keys_that_the_service_does_not_write_are_reported_and_kept(world, key):
 
 
 def test_kinds_that_are_ignored_are_neither_reported_nor_repaired(world):
-    media_id = uuid4()
-    put_raw(world, media_id)
-    stray = world.put_public(media_id)
-    ignored = [Kind.RAW_WITHOUT_MEDIA]
-    assert findings(world, ignored=ignored) == [(Kind.PUBLIC_WITHOUT_MEDIA, stray)]
+    spared, mended, ready = uuid4(), uuid4(), world.ready()
+    put_raw(world, spared)
+    stray = world.put_public(ready, "stray.webp")
+    orphan = world.put_public(mended)
+    ignored = [Kind.RAW_WITHOUT_MEDIA, Kind.STRAY_PUBLIC_OBJECT]
+    found = findings(world, ignored=ignored, repair=True)
+    assert found == [(Kind.PUBLIC_WITHOUT_MEDIA, orphan)]
+    assert world.purge_due() == 1
+    assert world.is_empty(mended)
+    assert world.has_original(spared)
+    assert stray in world.public_keys(ready)
 
 
 def test_all_faults_at_once_are_told_apart(world):

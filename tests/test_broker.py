@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import socket
+import ssl
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from uuid import uuid4
 
 import pika
 import pytest
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 from prometheus_client import REGISTRY
 
 from config.settings import ConfigurationError
@@ -24,7 +27,7 @@ from mediaservice.broker import (
     Publication,
 )
 from mediaservice.broker.admin import BrokerAdmin, QueueState
-from mediaservice.broker.connection import Link, create_topology
+from mediaservice.broker.connection import Link, connect, create_topology
 from mediaservice.broker.inline import InlineBroker
 from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import DELIVERY_LIMIT
@@ -39,6 +42,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
+from tests.counters import grows, sample
 from tests.queues import QUEUES, count, put, put_dead, take, wait_for_count
 
 
@@ -140,6 +144,41 @@ def test_a_broker_that_is_not_there_is_unavailable():
         create_topology("amqp://guest:guest@127.0.0.1:9/")
 
 
+# TLS
+
+
+@pytest.fixture
+def tls_server(certificate):
+    """A server that takes one connection: its URL, and the first words that come by TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        server.settimeout(30)
+
+        def listen():
+            connection, _ = server.accept()
+            with context.wrap_socket(connection, server_side=True) as secured:
+                return secured.recv(8)
+
+        yield f"amqps://guest:guest@127.0.0.1:{server.getsockname()[1]}/", pool.submit(listen)
+
+
+def test_a_broker_whom_the_machine_trusts_is_spoken_to_by_tls(tls_server, certificate, monkeypatch):
+    url, heard = tls_server
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with pytest.raises(AMQPError):  # it has nothing to answer
+        connect(url, "secure")
+    assert heard.result() == b"AMQP\0\0\x09\x01"
+
+
+def test_a_broker_that_nobody_vouches_for_is_told_nothing(tls_server):
+    url, heard = tls_server
+    with pytest.raises(ssl.SSLCertVerificationError):
+        connect(url, "secure")
+    with pytest.raises(ssl.SSLError):
+        heard.result()
+
+
 # publish
 
 
@@ -210,10 +249,15 @@ def test_a_parameter_that_pika_does_not_know_is_a_fault_of_the_configuration(
 
 def test_it_can_publish_as_soon_as_the_broker_is_back(make_broker, proxy, url_by_proxy):
     broker = make_broker(url_by_proxy)
+    link = f"{RESULTS_QUEUE} publisher 1"
     proxy.refuse()
-    assert not broker.can_publish()
+    with grows("media_broker_connections_total", link=link, outcome="refused"):
+        assert not broker.can_publish()
+    assert sample("media_broker_connected", link=link) == 0
     proxy.accept()
-    wait_until(broker.can_publish, seconds=10, what="a new connection")
+    with grows("media_broker_connections_total", link=link, outcome="opened"):
+        wait_until(broker.can_publish, seconds=10, what="a new connection")
+    assert sample("media_broker_connected", link=link) == 1
 
 
 def test_reconnecting_backs_off(make_broker):
@@ -374,7 +418,9 @@ def test_without_a_connection_consuming_waits_and_returns_nothing(make_broker):
 def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy, url_by_proxy):
     broker = make_broker(url_by_proxy)
     put(amqp, *encode(result()))
-    (delivery,) = consume(broker)
+    name = "media_broker_deliveries_total"
+    with grows(name, routing_key=MEDIA_PROCESSED, redelivered="no"):
+        (delivery,) = consume(broker)
     proxy.cut()
     wait_until(
         lambda: broker.consume(limit=1, wait_seconds=0.05) == [] and not broker._consuming.is_open,
@@ -382,7 +428,8 @@ def test_consuming_goes_on_after_the_connection_was_cut(amqp, make_broker, proxy
         what="the loss to be noticed",
     )
     broker.ack([delivery])  # nobody to tell: it comes again
-    (again,) = consume(broker)
+    with grows(name, routing_key=MEDIA_PROCESSED, redelivered="yes"):
+        (again,) = consume(broker)
     assert (again.body, again.redelivered) == (delivery.body, True)
     broker.ack([again])
 
@@ -417,7 +464,14 @@ def test_a_connection_that_is_lost_while_nothing_is_done_is_noticed(
         broker.sleep(0)
         return not any(link.is_open for link in links)
 
-    wait_until(noticed, seconds=10, what="both losses to be noticed")
+    name = "media_broker_connections_total"
+    with (
+        grows(name, link=f"{RESULTS_QUEUE} publisher 1", outcome="lost"),
+        grows(name, link=f"{RESULTS_QUEUE} consumer", outcome="lost"),
+    ):
+        wait_until(noticed, seconds=10, what="both losses to be noticed")
+    for link in links:
+        assert sample("media_broker_connected", link=link.name) == 0
     wait_until(broker.can_publish, seconds=10, what="a new connection")
 
 
@@ -489,7 +543,8 @@ def test_a_message_set_aside_keeps_its_body_and_gets_a_reason(amqp, broker):
         pika.BasicProperties(message_id="m:1", correlation_id="r-9"),
     )
     (delivery,) = consume(broker)
-    broker.dead_letter(delivery, "it is garbage")
+    with grows("media_broker_dead_letters_total", routing_key=MEDIA_PROCESSED):
+        broker.dead_letter(delivery, "it is garbage")
     method, properties, body = take(amqp, DEAD_LETTER_QUEUE)
     assert (method.routing_key, body) == (MEDIA_PROCESSED, b"garbage")
     assert properties.headers[REASON_HEADER] == "it is garbage"

@@ -28,13 +28,15 @@ from mediaservice.broker import (
 from mediaservice.client import Caller, ServiceClient, _declaration
 from mediaservice.commands import media
 from mediaservice.commands.upload import _show
+from mediaservice.doctor import Check, Verdict
+from mediaservice.lifecycle.processing import Processing
 from mediaservice.messages import MEDIA_FAILED, decode
 from mediaservice.storage import Storage, StoreUnavailable
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
 from tests.queues import put_dead, wait_for_count
 from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
-from tests.world import SETTINGS, World
+from tests.world import SETTINGS, World, failed
 
 COMMANDS = (
     ["init"],
@@ -251,6 +253,19 @@ def test_the_doctor_tells_each_guarantee_and_ends_by_its_result(world_to_init):
     assert "\x1b" not in shown.out
 
 
+@pytest.mark.parametrize(
+    ("verdict", "code"), [(Verdict.OK, 0), (Verdict.WARNING, 0), (Verdict.FAILED, 1)]
+)
+def test_only_a_guarantee_that_does_not_hold_ends_the_doctor_with_1(
+    run_without_servers, monkeypatch, verdict, code
+):
+    checks = [
+        Check(one.value, one, "it holds", "seen") for one in (Verdict.OK, Verdict.SKIPPED, verdict)
+    ]
+    monkeypatch.setattr("mediaservice.commands.doctor.examine_service", lambda *_, **__: checks)
+    assert run_without_servers("doctor").code == code
+
+
 # audit
 
 
@@ -384,22 +399,34 @@ def test_all_failed_media_are_retried_at_once(run, world, monkeypatch):
     assert run("retry", "--failed").lines == ["0 media to be processed again"]
 
 
-def test_what_fails_again_meanwhile_is_not_retried_for_ever(world):
-    media_id = world.failed()
-    before = world.row(media_id).updated_at
-    assert world.processing.retry_failed(10, failed_before=before) == 0
-    assert world.processing.retry_failed(10, failed_before=world.now()) == 1
+def test_what_fails_again_meanwhile_is_not_retried_for_ever(run, world, monkeypatch):
+    monkeypatch.setattr("mediaservice.commands.retry._RETRY_BATCH", 1)
+    retry_failed = Processing.retry_failed
+    batches = []
+
+    def fail_again(*arguments, **options):
+        batches.append(retry_failed(*arguments, **options))
+        assert len(batches) < 9
+        for claim in world.processing.claim(10):
+            world.apply(failed(claim.job))
+        return batches[-1]
+
+    monkeypatch.setattr(Processing, "retry_failed", fail_again)
+    media_ids = [world.failed() for _ in range(2)]
+    assert run("retry", "--failed", "--json").json == [{"retried": 2}]
+    assert batches == [1, 1, 0]
+    assert {world.status(media_id) for media_id in media_ids} == {"failed"}
 
 
 @pytest.mark.slow
 def test_bulk_retries_and_erasures_on_postgresql(make_world, postgresql_url):
     world = make_world(DATABASE_URL=postgresql_url)
-    failed = [world.failed() for _ in range(3)]
+    media_ids = [world.failed() for _ in range(3)]
     assert runner(world.settings)("retry", "--failed", "--json").json == [{"retried": 3}]
-    assert {world.status(media_id) for media_id in failed} == {"processing"}
+    assert {world.status(media_id) for media_id in media_ids} == {"processing"}
     erased = runner(world.settings)("delete", "--owner", world.owner, "--yes", "--json")
     assert erased.json == [{"deleted": 3}]
-    assert {world.status(media_id) for media_id in failed} == {"deleted"}
+    assert {world.status(media_id) for media_id in media_ids} == {"deleted"}
 
 
 # list and show
@@ -836,6 +863,19 @@ def test_waiting_for_an_image_has_an_end(service, tmp_path):
     shown = runner(service.settings)("upload", tmp_path / "photo.jpg", *words)
     assert shown.code == 1
     assert shown.json[0]["error"]["message"].startswith("still processing after 0 seconds")
+
+
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_call_that_may_succeed_later_is_repeated_as_it_was(status):
+    created = answer(200, b'{"upload_id": "1"}', Content_Type="application/json")
+    with ScriptedStore([answer(status), created]) as service:
+        client = ServiceClient(service.endpoint, Caller())
+        presigned = client._call("POST", "request-upload", {}, key="k")
+    assert presigned == {"upload_id": "1"}
+    first, second = service.requests
+    assert first == second
+    assert "\r\nIdempotency-Key: k\r\n" in first
 
 
 def test_a_store_that_is_busy_with_an_earlier_put_is_asked_again(tmp_path):

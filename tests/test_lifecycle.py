@@ -157,7 +157,7 @@ def test_an_owner_has_only_so_many_pending_uploads(make_world, limits, key):
     assert world.request(size_bytes=5, idempotency_key=key).media_id != second
 
 
-def test_only_uploads_without_a_key_of_their_own_are_told_apart(world):
+def test_requests_without_a_key_are_uploads_of_their_own(world):
     assert world.request().media_id != world.request().media_id
 
 

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from config.settings import Settings
+from devstack.process import wait_until
 from devstack.roles import FLASK
 from mediaservice import PROJECT, create_app
 from mediaservice.models import Media
@@ -30,6 +31,12 @@ SPECIFIED_COLUMNS = {
     "processed_at": ("TIMESTAMP", True),
 }
 
+
+MIGRATION_LOCK = 0x6D65646961  # as in migrations/env.py
+ASKING_AGAIN = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND backend_type = 'client backend' AND query_start > backend_start + interval '0.5 seconds'"""
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.slow)
 on_postgresql = pytest.mark.parametrize("empty_database_url", [POSTGRESQL], indirect=True)
@@ -149,17 +156,26 @@ def test_the_table_has_the_specified_columns_and_indexes(app):
 
 @on_postgresql
 def test_releases_that_start_together_migrate_once(app, environ, empty_database_url):
-    """Each waits for the other's lock; without it one of them would fail on an existing table."""
-    releases = [
-        subprocess.Popen(
-            [sys.executable, *FLASK, "db", "upgrade"],
-            cwd=PROJECT,
-            env={**os.environ, **environ, "DATABASE_URL": empty_database_url},
-            stderr=subprocess.PIPE,
-            text=True,
+    """Each waits for the lock, which is the test's at first."""
+    with engine_of(app).connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION_LOCK)))
+        releases = [
+            subprocess.Popen(
+                [sys.executable, *FLASK, "db", "upgrade"],
+                cwd=PROJECT,
+                env={**os.environ, **environ, "DATABASE_URL": empty_database_url},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        wait_until(
+            lambda: connection.scalar(sa.text(ASKING_AGAIN)) == len(releases),
+            seconds=60,
+            what="both to ask for the lock again and again",
         )
-        for _ in range(2)
-    ]
+        assert sa.inspect(connection).get_table_names() == []
+        connection.invalidate()  # the lock goes with the session
     said = [release.communicate()[1] for release in releases]
     assert [release.returncode for release in releases] == [0, 0], said
     with engine_of(app).connect() as connection:

@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from config.settings import Settings
 from devstack.process import answers, find_free_ports, wait_until
 from devstack.roles import LISTENER, WEB, WORKER, Role
+from mediaservice.messages import MEDIA_FAILED
 from mediaservice.storage import Storage
 from tests.builders import environment, jpeg
-from tests.queues import empty
+from tests.queues import empty, put_dead
 from tests.service import measured, put_upload
 
 METRICS_TOKEN = "f3a1c9e27b5d4860a1b2c3d4e5f60718"
@@ -170,7 +171,9 @@ class Deployment:
 @pytest.fixture(scope="module")
 def running_deployment(make_database, rabbitmq, seaweedfs, collector, tmp_path_factory):
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
-        empty(connection.channel())
+        channel = connection.channel()
+        empty(channel)
+        put_dead(channel, MEDIA_FAILED, b"{}")
     variables = {
         **environment(),
         **seaweedfs.variables,
@@ -289,8 +292,9 @@ def test_every_process_shows_what_it_has_counted(deployment):
     before = values()
     upload(deployment, "counted")
     assert [now - then for now, then in zip(values(), before, strict=True)] == [1] * len(counters)
-    for queue in ("media-worker.process", "media-service.results", "media.dead"):
+    for queue in ("media-worker.process", "media-service.results"):
         assert deployment.value("listener", "media_queue_messages", queue=queue) is not None
+    assert deployment.value("listener", "media_queue_messages", queue="media.dead") == 1
     for kind in ("dispatch", "give_up", "expire", "purge"):
         assert deployment.value("listener", "media_due_media", kind=kind) is not None
 

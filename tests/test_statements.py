@@ -107,13 +107,6 @@ def test_a_statement_that_fails_leaves_its_connection_as_it_was(divide):
     assert divide(by=2) == before
 
 
-def test_a_lock_that_fails_is_told_and_runs_nothing(connections):
-    alone = PreparedStatement(connections, select(literal(1).label("one")))
-    with pytest.raises(DataError, match="out of range"):
-        alone.run_alone(2**63)
-    assert alone.run_alone(2**63 - 1)[0].one == 1
-
-
 def test_a_lost_connection_is_told_once_and_replaced(divide, other):
     lost = divide(by=2).pid
     other.execute("SELECT pg_terminate_backend(%s, 15000)", [lost])
@@ -217,6 +210,13 @@ def test_a_connection_to_a_server_that_takes_no_writes_is_not_used_again(write, 
 def numbers_in(other):
     other.rollback()
     return [number for (number,) in other.execute("SELECT number FROM numbers").fetchall()]
+
+
+def test_a_lock_that_fails_is_told_and_runs_nothing(insertion, other):
+    with pytest.raises(DataError, match="out of range"):
+        insertion.run_alone(2**63, number=1)
+    assert numbers_in(other) == []
+    assert insertion.run_alone(2**63 - 1, number=1)[0].number == 1
 
 
 def test_statements_sent_together_are_committed_before_their_rows_are_told(

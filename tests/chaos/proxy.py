@@ -10,9 +10,13 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Forwards `port` to `target_port`; threads of its own, gone with the process."""
+    """Forwards `port` to `target_port`; threads of its own, gone with the process.
+
+    `held` is set once a stall has held something back.
+    """
 
     def __init__(self, target_port: int) -> None:
+        self.held = threading.Event()
         self._target_port = target_port
         self._flowing = threading.Event()
         self._flowing.set()
@@ -38,6 +42,7 @@ class Proxy:
 
     def stall(self) -> None:
         """Forward nothing until `resume`."""
+        self.held.clear()
         self._flowing.clear()
 
     def resume(self) -> None:
@@ -86,6 +91,8 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             while data := source.recv(_CHUNK):
+                if not self._flowing.is_set():
+                    self.held.set()
                 self._flowing.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)

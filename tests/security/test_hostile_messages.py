@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pika
 import pytest
 
-from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE
+from mediaservice.broker import DEAD_LETTER_QUEUE
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -17,7 +17,7 @@ from mediaservice.messages import (
     encode,
     public_prefix,
 )
-from tests.builders import UNKNOWN_ID, jpeg
+from tests.builders import UNKNOWN_ID, jpeg, process_request
 from tests.queues import count, put, run_until
 from tests.world import World, processed
 
@@ -179,17 +179,11 @@ def test_hostile_properties_and_headers_do_not_matter(world, listener, amqp):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"public_prefix": "media/"},
-        {"public_prefix": ""},
-        {"public_prefix": public_prefix(UNKNOWN_ID)},
-        {"public_prefix": "../"},
-        {"media_id": str(UNKNOWN_ID)},
-    ],
+    [{"public_prefix": ""}, {"public_prefix": "../"}, {"media_id": str(UNKNOWN_ID)}],
     ids=str,
 )
-def test_a_job_that_would_write_below_another_prefix_is_not_done(world, amqp, change):
-    message = json.loads(encode(world.claimed())[1]) | change
-    with pytest.raises(MalformedMessage):
-        decode(MEDIA_PROCESS, json.dumps(message).encode())
-    assert count(amqp, PROCESS_QUEUE) == 0
+def test_a_job_that_would_write_below_another_prefix_is_refused(change):
+    message = json.loads(encode(process_request())[1])
+    assert decode(MEDIA_PROCESS, json.dumps(message).encode())
+    with pytest.raises(MalformedMessage, match="public_prefix"):
+        decode(MEDIA_PROCESS, json.dumps(message | change).encode())
