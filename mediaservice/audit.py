@@ -8,7 +8,7 @@ only what cannot be anybody's any more; `lifecycle` does the writing.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -44,6 +44,8 @@ REPAIRED_BY: Final = {
     Kind.ORIGINAL_PAST_RETENTION: "the original is handed to the listener to be purged",
 }
 """What `--repair` does; the other kinds are for a person."""
+
+_PURGED_WHOLE: Final = {Kind.RAW_WITHOUT_MEDIA, Kind.PUBLIC_WITHOUT_MEDIA}
 
 REMEDIES: Final = {
     Kind.PUBLIC_OBJECT_MISSING: "write it again: flask --app app media reprocess {media_id}",
@@ -262,12 +264,14 @@ class Audit:
     def _public(self, kind: Kind, entry: _Entry, key: str) -> Finding:
         return Finding(kind, self._storage.public_bucket, key, entry.media_id)
 
-    def _reported(self, findings: Iterable[Finding]) -> Iterator[Finding]:
-        for finding in findings:
-            if finding.kind in self._ignored:
-                continue
+    def _reported(self, findings: Sequence[Finding]) -> Iterator[Finding]:
+        wanted = [finding for finding in findings if finding.kind not in self._ignored]
+        is_partly_ignored = len(wanted) < len(findings)
+        for finding in wanted:
             self.totals.found[finding.kind] += 1
-            if self._repair and finding.kind in REPAIRED_BY:
+            # What is ignored would be purged with the rest.
+            is_spared = is_partly_ignored and finding.kind in _PURGED_WHOLE
+            if self._repair and finding.kind in REPAIRED_BY and not is_spared:
                 self._mend(finding)
                 self.totals.repaired[finding.kind] += 1
                 yield replace(finding, is_repaired=True)

@@ -303,6 +303,17 @@ def test_kinds_that_are_ignored_are_neither_reported_nor_repaired(world):
     assert stray in world.public_keys(ready)
 
 
+def test_an_orphan_of_which_a_part_is_ignored_is_only_reported(world):
+    orphan = uuid4()
+    put_raw(world, orphan)
+    key = world.put_public(orphan)
+    checked = audit(world, ignored=[Kind.RAW_WITHOUT_MEDIA], repair=True)
+    (found,) = checked.run()
+    assert (found.kind, found.key, found.is_repaired) == (Kind.PUBLIC_WITHOUT_MEDIA, key, False)
+    assert checked.totals.left == 1
+    assert world.row(orphan) is None
+
+
 def test_all_faults_at_once_are_told_apart(world):
     """More media than the fault's own, over both buckets: the merge loses its place nowhere."""
     fine = [world.ready() for _ in range(5)]

@@ -35,7 +35,7 @@ from mediaservice.web import components
     multiple=True,
     metavar="KIND",
     type=click.Choice([kind.value for kind in Kind]),
-    help="A kind of finding not to look for, as it is printed; may be repeated.",
+    help="A kind of finding to leave alone, as it is printed; may be repeated.",
 )
 @click.option(
     "--after",
