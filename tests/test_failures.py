@@ -178,10 +178,12 @@ def test_crash_of_the_worker_with_the_job_in_hand(world, listener, amqp, rabbitm
     media_id = world.completed()
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
     jobs = []
-    for _ in range(2):
+    for number in (1, 2):
         worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
         wait_until(
-            lambda worker=worker: jobs.extend(worker.consume(limit=1, wait_seconds=1)) or jobs,
+            lambda worker=worker, number=number: (
+                jobs.extend(worker.consume(limit=1, wait_seconds=1)) or len(jobs) == number
+            ),
             seconds=10,
             what="the job",
         )
