@@ -479,9 +479,11 @@ def test_poison_message(world, listener, amqp, rabbitmq):
     """A job that ends every worker is set aside with the reason, and its media fails in the end."""
     media_id = world.completed()
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
-    for _ in range(DELIVERY_LIMIT + 1):
+    deliveries = 0
+    while not count(amqp, DEAD_LETTER_QUEUE):
+        assert deliveries <= DELIVERY_LIMIT + 1
         worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
-        worker.consume(limit=1, wait_seconds=2)
+        deliveries += len(worker.consume(limit=1, wait_seconds=1))
         worker.close()
     _, properties, body = take(amqp, DEAD_LETTER_QUEUE)
     assert decode(MEDIA_PROCESS, body).media_id == media_id
