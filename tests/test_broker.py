@@ -39,7 +39,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
-from tests.queues import QUEUES, count, put, put_dead, take, wait_for_count
+from tests.queues import QUEUES, count, put, put_dead, settled, take, wait_for_count
 
 
 @pytest.fixture
@@ -495,7 +495,7 @@ def test_a_message_set_aside_keeps_its_body_and_gets_a_reason(amqp, broker):
     assert properties.headers[REASON_HEADER] == "it is garbage"
     assert (properties.message_id, properties.correlation_id) == ("m:1", "r-9")
     broker.close()
-    assert amqp.basic_get(RESULTS_QUEUE) == (None, None, None)
+    assert settled(amqp, RESULTS_QUEUE)
 
 
 def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
