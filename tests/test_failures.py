@@ -450,6 +450,15 @@ def test_store_down_for_one_media_only(world, make_listener, monkeypatch):
 # the database
 
 
+def answers_taken():
+    labels = {"routing_key": "media.processed", "redelivered": "no"}
+    return REGISTRY.get_sample_value("media_broker_deliveries_total", labels) or 0
+
+
+def database_faults():
+    return REGISTRY.get_sample_value("media_listener_database_faults_total")
+
+
 def test_database_down_while_results_are_in_hand(
     world, make_world, make_listener, make_proxy, postgresql, amqp
 ):
@@ -462,8 +471,11 @@ def test_database_down_while_results_are_in_hand(
     thread = threading.Thread(target=listener.run)
     thread.start()
     try:
+        taken = answers_taken()
         answer(amqp, processed(job))
-        wait_until(lambda: not count(amqp, RESULTS_QUEUE), seconds=10, what="the delivery")
+        wait_until(lambda: answers_taken() == taken + 1, seconds=10, what="the delivery")
+        known = database_faults()
+        wait_until(lambda: database_faults() > known, seconds=10, what="a fault")
         assert world.status(job.media_id) == "processing"
         proxy.accept()
         wait_until(lambda: world.status(job.media_id) == "ready", seconds=20, what="the answer")
