@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from devstack.postgresql import PostgreSQL
-from devstack.process import Process, find_free_ports, is_listening
+from devstack.process import Process, answers, find_free_ports
 from devstack.rabbitmq import RabbitMQ
 from devstack.roles import FLASK, LISTENER, WEB, WORKER, Role
 from devstack.seaweedfs import SeaweedFS
@@ -150,5 +150,5 @@ class Stack:
             WEB,
             directory=self._directory,
             environ={**self._environ, "PORT": str(port)},
-            is_ready=lambda: is_listening(port),
+            is_ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
         )
