@@ -270,7 +270,8 @@ def test_a_stop_is_heard_while_there_is_no_broker(world, make_listener):
     assert not thread.is_alive()
 
 
-def test_a_stop_is_heard_while_the_broker_says_nothing(world, make_listener):
+def test_a_stop_is_heard_while_the_broker_says_nothing(world, make_listener, monkeypatch):
+    monkeypatch.setattr("mediaservice.broker.connection.CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{mute.getsockname()[1]}/")
         thread = threading.Thread(target=listener.run)
