@@ -391,27 +391,18 @@ def running_service(
     name = f"service_{uuid.uuid4().hex}"
     with postgresql.connect() as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    proxies: list[Proxy] = []
-
-    def make_proxy(port: int) -> Proxy:
-        proxies.append(Proxy(port))
-        return proxies[-1]
-
     service = Service(
         tmp_path_factory.mktemp("service"),
         postgresql=postgresql,
         database=name,
         rabbitmq=rabbitmq,
         seaweedfs=seaweedfs,
-        make_proxy=make_proxy,
     )
     try:
         service.start()
         yield service
     finally:
         service.stop()
-        for proxy in proxies:
-            proxy.close()
     with postgresql.connect() as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

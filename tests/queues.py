@@ -18,6 +18,7 @@ from mediaservice.broker import (
 from mediaservice.broker.topology import declare_topology
 from mediaservice.listener import Listener
 from mediaservice.messages import Result, encode
+from mediaservice.metrics import RESULTS
 
 QUEUES = (PROCESS_QUEUE, RESULTS_QUEUE, DEAD_LETTER_QUEUE)
 _NOTHING = (None, None, None)
@@ -75,6 +76,25 @@ def wait_for_count(amqp: BlockingChannel, queue: str, number: int) -> None:
     """Return once so many messages wait in a queue."""
     what = f"{number} messages in {queue}"
     wait_until(lambda: count(amqp, queue) == number, seconds=10, what=what)
+
+
+def settled(amqp: BlockingChannel, queue: str) -> bool:
+    """Return whether a queue whose consumers have been closed has nothing left.
+
+    What they had in hand is back once RabbitMQ knows that they are gone, a while after close-ok.
+    """
+
+    def is_left() -> bool:
+        return bool(amqp.queue_declare(queue, passive=True).method.consumer_count == 0)
+
+    wait_until(is_left, seconds=15, what=f"the consumers of {queue} to be gone")
+    return count(amqp, queue) == 0
+
+
+def acknowledged() -> float:
+    """Return how many messages this process's listeners have applied or set aside, and settled."""
+    (results,) = RESULTS.collect()
+    return sum(sample.value for sample in results.samples if sample.name.endswith("_total"))
 
 
 def answer(amqp: BlockingChannel, result: Result) -> None:

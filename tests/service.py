@@ -7,7 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,8 +41,8 @@ def put_upload(presigned: dict[str, Any], body: bytes) -> requests.Response:
     )
 
 
-class Service:
-    """One web, one listener, one worker on an empty database; `caller` uses it."""
+class Deployment:
+    """The service's processes on given servers, behind proxies that stand for the network."""
 
     def __init__(
         self,
@@ -52,62 +52,103 @@ class Service:
         database: str,
         rabbitmq: RabbitMQ,
         seaweedfs: SeaweedFS,
-        make_proxy: Callable[[int], Proxy],
+        **variables: str,
     ) -> None:
-        self.caller = uuid4()
-        self.store = seaweedfs
-        self.to_postgresql = make_proxy(postgresql.port)
-        self.to_rabbitmq = make_proxy(rabbitmq.port)
-        self.to_store = make_proxy(seaweedfs.port)
-        self._token = secrets.token_hex(32)
-        self._port = find_free_ports()
+        self.gateway_token = secrets.token_hex(32)
+        self.proxies = {
+            "postgresql": Proxy(postgresql.port),
+            "rabbitmq": Proxy(rabbitmq.port),
+            "seaweedfs": Proxy(seaweedfs.port),
+        }
+        ports = {name: proxy.port for name, proxy in self.proxies.items()}
+        self._directory = directory
         self._environ = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(PROJECT),
+            "HOST": "127.0.0.1",
+            "WEB_CONCURRENCY": "1",
             "APP_ENV": "production",
             "AUTH_MODE": "gateway",
-            "GATEWAY_TOKEN": self._token,
-            "DATABASE_URL": postgresql.url_of(database, self.to_postgresql.port),
-            "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/",
+            "GATEWAY_TOKEN": self.gateway_token,
+            "DATABASE_URL": postgresql.url_of(database, ports["postgresql"]),
+            "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{ports['rabbitmq']}/",
             **seaweedfs.variables,
-            "S3_ENDPOINT": f"http://127.0.0.1:{self.to_store.port}",
+            "S3_ENDPOINT": f"http://127.0.0.1:{ports['seaweedfs']}",
             "S3_PUBLIC_ENDPOINT": seaweedfs.endpoint,
             "RETRY_BACKOFF_SECONDS": "1",
-            "HOST": "127.0.0.1",
-            "PORT": str(self._port),
-            "WEB_CONCURRENCY": "1",
-            "POLL_SECONDS": "0.2",  # each look takes time from other tests
-            **measured(),
+            **variables,
         }
-        roles: dict[str, Any] = {"directory": directory, "environ": self._environ}
-        self.web = Role("web", WEB, is_ready=self._is_ready, **roles)
-        self.listener = Role("listener", LISTENER, **roles)
-        self.worker = Role("worker", WORKER, **roles)
+
+    def flask(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the service's commands."""
+        return subprocess.run(
+            [sys.executable, *FLASK, *command],
+            cwd=PROJECT,
+            env=self._environ,
+            check=check,
+            capture_output=True,
+            text=True,
+        )
+
+    def release(self) -> None:
+        """Make the tables, the queues and the buckets."""
+        self.flask("db", "upgrade")
+        self.flask("media", "init")
+
+    def make_role(self, name: str, arguments: Sequence[str], **more: Any) -> Role:
+        """Return a process of the service."""
+        return Role(
+            name, arguments, **{"directory": self._directory, "environ": self._environ, **more}
+        )
+
+    def make_web(self, name: str, port: int, page: str) -> Role:
+        """Return a web on a port, which is ready once a page of its answers."""
+        return self.make_role(
+            name,
+            WEB,
+            environ={**self._environ, "PORT": str(port)},
+            is_ready=lambda: answers(f"http://127.0.0.1:{port}/{page}"),
+        )
+
+
+class Service(Deployment):
+    """One web, one listener, one worker on an empty database; `caller` uses it."""
+
+    def __init__(self, directory: Path, *, seaweedfs: SeaweedFS, **servers: Any) -> None:
+        super().__init__(
+            directory,
+            seaweedfs=seaweedfs,
+            **servers,
+            POLL_SECONDS="0.2",  # each look takes time from other tests
+            **measured(),
+        )
+        self.caller = uuid4()
+        self.store = seaweedfs
+        self.to_postgresql, self.to_rabbitmq, self.to_store = self.proxies.values()
+        self._port = find_free_ports()
+        self.web = self.make_web("web", self._port, "readyz")
+        self.listener = self.make_role("listener", LISTENER)
+        self.worker = self.make_role("worker", WORKER)
         self.processes = [self.web, self.listener, self.worker]
 
     def start(self) -> None:
         """Release and start every process."""
-        for command in (("db", "upgrade"), ("media", "init")):
-            subprocess.run(
-                [sys.executable, *FLASK, *command],
-                cwd=PROJECT,
-                env=self._environ,
-                check=True,
-                capture_output=True,
-            )
+        self.release()
         for process in self.processes:
             process.start(wait=False)
         self.recover()
 
     def stop(self) -> None:
-        """Stop every process."""
+        """Stop every process and proxy."""
         for process in reversed(self.processes):
             process.signal(signal.SIGCONT)
             process.stop()
+        for proxy in self.proxies.values():
+            proxy.close()
 
     def recover(self) -> None:
         """End every fault of the network, and start whatever is not running."""
-        for proxy in (self.to_postgresql, self.to_rabbitmq, self.to_store):
+        for proxy in self.proxies.values():
             proxy.resume()
             proxy.accept()
         for process in self.processes:
@@ -119,7 +160,7 @@ class Service:
     def call(self, method: str, path: str = "", **arguments: Any) -> requests.Response:
         """Call the API as the caller."""
         headers = {
-            "Authorization": f"Bearer {self._token}",
+            "Authorization": f"Bearer {self.gateway_token}",
             "X-User-ID": str(self.caller),
             **arguments.pop("headers", {}),
         }
@@ -168,6 +209,3 @@ class Service:
             .list_objects_v2(Bucket=bucket, Prefix=prefix)
             .get("Contents", [])
         ]
-
-    def _is_ready(self) -> bool:
-        return answers(f"http://127.0.0.1:{self._port}/readyz")

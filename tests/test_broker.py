@@ -25,6 +25,7 @@ from mediaservice.broker import (
     RESULTS_QUEUE,
     BrokerUnavailable,
     Publication,
+    connection,
 )
 from mediaservice.broker.admin import BrokerAdmin, QueueState
 from mediaservice.broker.connection import Link, connect, create_topology
@@ -43,7 +44,7 @@ from mediaservice.messages import (
 )
 from tests.builders import process_request
 from tests.counters import grows, sample
-from tests.queues import QUEUES, count, put, put_dead, take, wait_for_count
+from tests.queues import QUEUES, count, put, put_dead, settled, take, wait_for_count
 
 
 @pytest.fixture
@@ -550,7 +551,7 @@ def test_a_message_set_aside_keeps_its_body_and_gets_a_reason(amqp, broker):
     assert properties.headers[REASON_HEADER] == "it is garbage"
     assert (properties.message_id, properties.correlation_id) == ("m:1", "r-9")
     broker.close()
-    assert amqp.basic_get(RESULTS_QUEUE) == (None, None, None)
+    assert settled(amqp, RESULTS_QUEUE)
 
 
 def test_setting_aside_works_even_if_nothing_can_be_published(amqp, broker):
@@ -579,8 +580,12 @@ def test_a_message_that_kills_every_consumer_is_set_aside(amqp, make_broker, rab
 # alarms
 
 
-def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, broker, rabbitmq):
+def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(
+    amqp, broker, rabbitmq, monkeypatch
+):
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
+    monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(connection, "RECONNECT_SECONDS", (0.2, 1.0))
     put(amqp, *encode(result()))
     assert broker.can_publish()
     told = partial(
@@ -604,43 +609,50 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(amqp, brok
     assert broker.publish([job()]) == []
 
 
-def test_nothing_is_published_while_one_of_several_connections_is_blocked(amqp, parallel, rabbitmq):
+def test_nothing_is_published_while_one_of_several_connections_is_blocked(
+    amqp, parallel, rabbitmq, monkeypatch
+):
     """RabbitMQ tells a connection when a message comes by it."""
+    monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 120)
     parallel._publishing[2].drop()
     # It awaits no confirm, which would end in a time-out and a new connection.
     told = parallel._publishing[2] = Link(rabbitmq.url, "unconfirmed", lambda _channel: None)
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
         told.open().basic_publish(EXCHANGE, *encode(result()))
-        wait_until(lambda: not parallel.can_publish(), seconds=4, what="a blocked connection")
+        wait_until(lambda: not parallel.can_publish(), seconds=30, what="a blocked connection")
         assert [link.blocked for link in parallel._publishing] == [False, False, True, False]
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
-    wait_until(parallel.can_publish, seconds=4, what="publishing to be possible again")
+    wait_until(parallel.can_publish, seconds=30, what="publishing to be possible again")
     take(amqp, RESULTS_QUEUE)
 
 
-def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp):
+def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp, monkeypatch):
     """RabbitMQ says so when a message comes, and again when it takes messages."""
+    monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 120)
     link = Link(rabbitmq.url, "unconfirmed", lambda _channel: None)
     routing_key, body = encode(result())
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:
         link.open().basic_publish(EXCHANGE, routing_key, body)
         wait_until(
-            lambda: link.process_events() or link.blocked, seconds=4, what="the link to be blocked"
+            lambda: link.process_events() or link.blocked, seconds=30, what="the link to be blocked"
         )
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
     wait_until(
-        lambda: link.process_events() or not link.blocked, seconds=4, what="the link to be free"
+        lambda: link.process_events() or not link.blocked, seconds=30, what="the link to be free"
     )
     assert link.is_open
     assert take(amqp, RESULTS_QUEUE)[2] == body
     link.drop()
 
 
-def test_a_broker_that_answers_no_more_is_left_in_time(make_broker, proxy, url_by_proxy):
+def test_a_broker_that_answers_no_more_is_left_in_time(
+    make_broker, proxy, url_by_proxy, monkeypatch
+):
+    monkeypatch.setattr(connection, "CLOSE_SECONDS", 0.3)
     broker = make_broker(url_by_proxy)
     assert broker.can_publish()
     assert broker.consume(limit=1, wait_seconds=0) == []

@@ -5,7 +5,9 @@ accept what protects an upload and do not act on it.
 """
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import boto3
 import flask_migrate
@@ -18,9 +20,12 @@ from mediaservice import PROJECT, create_app
 from mediaservice.broker import PROCESS_QUEUE
 from mediaservice.broker.connection import create_topology
 from mediaservice.doctor import Verdict, examine_service
-from tests.builders import ORIGIN
+from mediaservice.doctor.probes import examine
+from mediaservice.doctor.services import broker_probes, clock_probes, database_probes
+from tests.builders import ORIGIN, environment
 
 OTHER_ORIGIN = "https://admin.example.com"
+MIGRATIONS = PROJECT / "migrations"
 
 
 class Patient:
@@ -37,18 +42,21 @@ class Patient:
         with self.app.app_context():
             flask_migrate.upgrade()
 
-    def examine(self, now=None):
-        self.checks = {
-            check.name: check
-            for check in examine_service(
-                self.settings,
-                self.storage,
-                self.parts.lifecycle,
-                migrations=PROJECT / "migrations",
-                now=now,
-            )
-        }
-        return self.checks
+    def examine(self):
+        checks = examine_service(
+            self.settings, self.storage, self.parts.lifecycle, migrations=MIGRATIONS
+        )
+        self.checks = {check.name: check for check in checks}
+
+    def examine_services(self, now=None):
+        """Examine all but the store."""
+        rows = self.parts.lifecycle.rows
+        checks = chain(
+            examine(database_probes(rows.engine, MIGRATIONS)),
+            examine(broker_probes(self.settings)),
+            examine(clock_probes(self.settings, rows, None, now)),
+        )
+        self.checks = {check.name: check for check in checks}
 
     def verdict(self, name):
         return self.checks[name].verdict
@@ -69,26 +77,28 @@ class Patient:
         self.parts.lifecycle.rows.engine.dispose()
 
 
+def admit(folder, seaweedfs, buckets, **variables):
+    """Return a patient whose database has nothing in it, and whose buckets are as they should."""
+    patient = Patient(
+        environment(
+            DATABASE_URL=f"sqlite:///{folder / 'empty.sqlite'}",
+            WEB_ORIGINS=f"{ORIGIN},{OTHER_ORIGIN}",
+        )
+        | seaweedfs.variables
+        | {"CDN_BASE_URL": f"{seaweedfs.endpoint}/{buckets['S3_PUBLIC_BUCKET']}"}
+        | buckets
+        | variables
+    )
+    patient.storage.create_buckets(patient.settings.web_origins)
+    return patient
+
+
 @pytest.fixture
-def make_patient(environ, tmp_path, seaweedfs, buckets):
+def make_patient(tmp_path, seaweedfs, buckets):
     made = []
 
     def make(**variables):
-        cdn_base_url = f"{seaweedfs.endpoint}/{buckets['S3_PUBLIC_BUCKET']}"
-        made.append(
-            Patient(
-                {
-                    **environ,
-                    "DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite'}",
-                    "WEB_ORIGINS": f"{ORIGIN},{OTHER_ORIGIN}",
-                    **seaweedfs.variables,
-                    "CDN_BASE_URL": cdn_base_url,
-                    **buckets,
-                    **variables,
-                }
-            )
-        )
-        made[-1].storage.create_buckets(made[-1].settings.web_origins)
+        made.append(admit(tmp_path, seaweedfs, buckets, **variables))
         return made[-1]
 
     yield make
@@ -99,6 +109,26 @@ def make_patient(environ, tmp_path, seaweedfs, buckets):
 @pytest.fixture
 def patient(make_patient):
     return make_patient()
+
+
+@pytest.fixture(scope="module")
+def unmigrated(tmp_path_factory, seaweedfs, module_buckets):
+    """An examination of a patient that is well but for its database."""
+    with closing(admit(tmp_path_factory.mktemp("doctor"), seaweedfs, module_buckets)) as patient:
+        patient.examine()
+        yield patient
+
+
+@pytest.fixture
+def examine_services(environ):
+    """Examine database, broker and clocks of a patient that has no store."""
+
+    def examine_services(now=None, **variables):
+        with closing(Patient(environ | variables)) as patient:
+            patient.examine_services(now)
+        return patient
+
+    return examine_services
 
 
 @pytest.fixture
@@ -116,9 +146,8 @@ def test_a_good_store_keeps_every_promise(patient):
     assert len(patient.checks) == 25
 
 
-def test_nothing_is_left_behind(patient):
-    patient.examine()
-    assert patient.keys() == []
+def test_nothing_is_left_behind(unmigrated):
+    assert unmigrated.keys() == []
 
 
 def test_a_service_on_real_servers_is_healthy(make_patient, postgresql_url, rabbitmq):
@@ -144,10 +173,10 @@ def test_a_store_that_calls_missing_objects_something_else_is_found_out(patient,
     assert "HTTP 404 NoSuchKey" in patient.checks["delete"].found
 
 
-def test_every_fault_comes_with_what_to_do(patient):
+def test_every_fault_comes_with_what_to_do(unmigrated):
     assert all(
         bool(check.remedy) == (check.verdict in (Verdict.FAILED, Verdict.WARNING))
-        for check in patient.examine().values()
+        for check in unmigrated.checks.values()
     )
 
 
@@ -278,38 +307,34 @@ def test_refusals_count_for_nothing_where_nothing_can_be_uploaded(make_patient):
 # faults of database, broker and clocks
 
 
-def test_a_database_without_the_migrations_is_found(patient):
-    patient.examine()
-    assert patient.verdict("database") is Verdict.OK
-    assert patient.verdict("migrations") is Verdict.FAILED
-    assert patient.checks["migrations"].found.startswith("applied: none")
-    assert "db upgrade" in patient.checks["migrations"].remedy
+def test_a_database_without_the_migrations_is_found(unmigrated):
+    assert unmigrated.verdict("database") is Verdict.OK
+    assert unmigrated.verdict("migrations") is Verdict.FAILED
+    assert unmigrated.checks["migrations"].found.startswith("applied: none")
+    assert "db upgrade" in unmigrated.checks["migrations"].remedy
 
 
-def test_a_database_that_is_away_is_found(make_patient):
-    patient = make_patient(DATABASE_URL="postgresql://media:media@127.0.0.1:9/media")
-    patient.examine()
+def test_a_database_that_is_away_is_found(examine_services):
+    patient = examine_services(DATABASE_URL="postgresql://media:media@127.0.0.1:9/media")
     assert patient.verdict("database") is Verdict.FAILED
     assert patient.verdict("migrations") is Verdict.SKIPPED
     assert patient.verdict("clocks") is Verdict.FAILED
     assert "\n" not in patient.checks["database"].found
 
 
-def test_a_broker_that_is_away_is_found(make_patient):
-    patient = make_patient(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
-    patient.examine()
+def test_a_broker_that_is_away_is_found(examine_services):
+    patient = examine_services(BROKER_URL="amqp://guest:guest@127.0.0.1:9/")
     assert patient.verdict("broker") is Verdict.FAILED
     assert patient.verdict("broker_topology") is Verdict.SKIPPED
 
 
-def test_a_queue_with_other_arguments_is_found(make_patient, rabbitmq):
+def test_a_queue_with_other_arguments_is_found(examine_services, rabbitmq):
     create_topology(rabbitmq.url)
-    patient = make_patient(BROKER_URL=rabbitmq.url)
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
         channel = connection.channel()
         channel.queue_delete(PROCESS_QUEUE)
         channel.queue_declare(PROCESS_QUEUE, durable=True)
-        patient.examine()
+        patient = examine_services(BROKER_URL=rabbitmq.url)
         channel.queue_delete(PROCESS_QUEUE)
     assert patient.verdict("broker_topology") is Verdict.FAILED
     assert PROCESS_QUEUE in patient.checks["broker_topology"].found
@@ -324,8 +349,8 @@ def test_a_queue_with_other_arguments_is_found(make_patient, rabbitmq):
         (timedelta(hours=-1), Verdict.FAILED),
     ],
 )
-def test_a_clock_that_is_off_is_found(patient, behind, verdict):
-    patient.examine(now=datetime.now(UTC) - behind)
+def test_a_clock_that_is_off_is_found(examine_services, behind, verdict):
+    patient = examine_services(datetime.now(UTC) - behind)
     assert patient.verdict("clocks") is verdict
 
 

@@ -25,7 +25,7 @@ from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
 from mediaservice.storage import ObjectNotFound, StoreUnavailable
 from tests.builders import jpeg
-from tests.queues import answer, count, run_until, take
+from tests.queues import acknowledged, answer, count, run_until, settled, take
 from tests.service import put_upload
 from tests.world import failed, processed
 
@@ -178,10 +178,12 @@ def test_crash_of_the_worker_with_the_job_in_hand(world, listener, amqp, rabbitm
     media_id = world.completed()
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
     jobs = []
-    for _ in range(2):
+    for number in (1, 2):
         worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
         wait_until(
-            lambda worker=worker: jobs.extend(worker.consume(limit=1, wait_seconds=1)) or jobs,
+            lambda worker=worker, number=number: (
+                jobs.extend(worker.consume(limit=1, wait_seconds=1)) or len(jobs) == number
+            ),
             seconds=10,
             what="the job",
         )
@@ -221,10 +223,11 @@ def test_crash_after_commit_and_before_ack(world, make_listener, amqp, monkeypat
     assert before.status == "ready"
     victim._broker.close()
     wait_until(lambda: count(amqp, RESULTS_QUEUE), seconds=10, what="the answer to be back")
-    survivor = make_listener(world)
-    run_until(survivor, lambda: count(amqp, RESULTS_QUEUE) == 0, "the redelivery")
+    survivor, known = make_listener(world), acknowledged()
+    run_until(survivor, lambda: acknowledged() == known + 1, "the redelivery")
     survivor._broker.close()
-    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+    assert settled(amqp, RESULTS_QUEUE)
+    assert count(amqp, DEAD_LETTER_QUEUE) == 0
     assert world.row(job.media_id) == before
 
 
@@ -447,6 +450,15 @@ def test_store_down_for_one_media_only(world, make_listener, monkeypatch):
 # the database
 
 
+def answers_taken():
+    labels = {"routing_key": "media.processed", "redelivered": "no"}
+    return REGISTRY.get_sample_value("media_broker_deliveries_total", labels) or 0
+
+
+def database_faults():
+    return REGISTRY.get_sample_value("media_listener_database_faults_total")
+
+
 def test_database_down_while_results_are_in_hand(
     world, make_world, make_listener, make_proxy, postgresql, amqp
 ):
@@ -459,15 +471,19 @@ def test_database_down_while_results_are_in_hand(
     thread = threading.Thread(target=listener.run)
     thread.start()
     try:
+        taken = answers_taken()
         answer(amqp, processed(job))
-        wait_until(lambda: not count(amqp, RESULTS_QUEUE), seconds=10, what="the delivery")
+        wait_until(lambda: answers_taken() == taken + 1, seconds=10, what="the delivery")
+        known = database_faults()
+        wait_until(lambda: database_faults() > known, seconds=10, what="a fault")
         assert world.status(job.media_id) == "processing"
         proxy.accept()
         wait_until(lambda: world.status(job.media_id) == "ready", seconds=20, what="the answer")
     finally:
         listener.stop()
         thread.join()
-    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+    assert settled(amqp, RESULTS_QUEUE)
+    assert count(amqp, DEAD_LETTER_QUEUE) == 0
 
 
 # poison and clocks
@@ -477,9 +493,11 @@ def test_poison_message(world, listener, amqp, rabbitmq):
     """A job that ends every worker is set aside with the reason, and its media fails in the end."""
     media_id = world.completed()
     run_until(listener, lambda: count(amqp, PROCESS_QUEUE), "the job")
-    for _ in range(DELIVERY_LIMIT + 1):
+    deliveries = 0
+    while not count(amqp, DEAD_LETTER_QUEUE):
+        assert deliveries <= DELIVERY_LIMIT + 1
         worker = RabbitMQBroker(rabbitmq.url, queue=PROCESS_QUEUE, prefetch=1)
-        worker.consume(limit=1, wait_seconds=2)
+        deliveries += len(worker.consume(limit=1, wait_seconds=1))
         worker.close()
     _, properties, body = take(amqp, DEAD_LETTER_QUEUE)
     assert decode(MEDIA_PROCESS, body).media_id == media_id

@@ -36,8 +36,13 @@ from mediaservice.monitoring import MAX_LOOP_SECONDS, Heartbeat
 from mediaservice.storage import StoreUnavailable
 from mediaworker.worker import Worker
 from tests.builders import process_request
-from tests.queues import answer, count, put, run_until, take
+from tests.queues import acknowledged, answer, count, put, run_until, settled, take
 from tests.world import failed, processed
+
+
+def all_settled(listener, amqp):
+    listener._broker.close()
+    return settled(amqp, RESULTS_QUEUE) and not count(amqp, DEAD_LETTER_QUEUE)
 
 
 def test_a_due_job_is_published_with_its_request_id(world, listener, amqp):
@@ -53,18 +58,13 @@ def test_a_due_job_is_published_with_its_request_id(world, listener, amqp):
     assert count(amqp, PROCESS_QUEUE) == 0
 
 
-def test_answers_are_applied_and_acknowledged(world, listener, make_listener, amqp):
-    good, bad = world.claimed(), world.claimed()
+def test_answers_are_applied_and_acknowledged(world, listener, amqp):
+    good, bad, known = world.claimed(), world.claimed(), acknowledged()
     answer(amqp, processed(good))
     answer(amqp, failed(bad, code="corrupt_image"))
-    run_until(
-        listener,
-        lambda: (world.status(good.media_id), world.status(bad.media_id)) == ("ready", "failed"),
-        "both answers",
-    )
-    listener._broker.close()
-    assert make_listener(world)._broker.consume(limit=1, wait_seconds=0.5) == []
-    assert count(amqp, DEAD_LETTER_QUEUE) == 0
+    run_until(listener, lambda: acknowledged() == known + 2, "both answers")
+    assert (world.status(good.media_id), world.status(bad.media_id)) == ("ready", "failed")
+    assert all_settled(listener, amqp)
 
 
 def test_an_answer_of_a_minimal_foreign_worker_is_enough(world, listener, amqp):
@@ -86,15 +86,15 @@ def test_an_answer_of_a_minimal_foreign_worker_is_enough(world, listener, amqp):
 def test_a_malformed_answer_is_set_aside_and_the_rest_is_applied(
     world, listener, amqp, routing_key, body, reason
 ):
-    job = world.claimed()
+    job, known = world.claimed(), acknowledged()
     put(amqp, routing_key, body)
     answer(amqp, processed(job))
-    run_until(listener, lambda: world.status(job.media_id) == "ready", "the good answer")
+    run_until(listener, lambda: acknowledged() == known + 2, "both")
+    assert world.status(job.media_id) == "ready"
     _, properties, dead = take(amqp, DEAD_LETTER_QUEUE)
     assert dead == body
     assert reason in properties.headers[REASON_HEADER]
-    listener._broker.close()
-    assert count(amqp, RESULTS_QUEUE) == 0
+    assert all_settled(listener, amqp)
 
 
 def test_an_unknown_kind_of_message_is_set_aside(world, listener, amqp):
@@ -270,7 +270,8 @@ def test_a_stop_is_heard_while_there_is_no_broker(world, make_listener):
     assert not thread.is_alive()
 
 
-def test_a_stop_is_heard_while_the_broker_says_nothing(world, make_listener):
+def test_a_stop_is_heard_while_the_broker_says_nothing(world, make_listener, monkeypatch):
+    monkeypatch.setattr("mediaservice.broker.connection.CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         listener = make_listener(world, f"amqp://guest:guest@127.0.0.1:{mute.getsockname()[1]}/")
         thread = threading.Thread(target=listener.run)
@@ -450,14 +451,14 @@ def test_without_a_broker_images_are_limited_as_a_worker_limits_them(make_world)
 
 
 def test_answers_for_media_that_are_gone_are_acknowledged(world, listener, amqp):
-    media_id = uuid4()
+    media_id, known = uuid4(), acknowledged()
     world.put_public(media_id)
     answer(amqp, processed(media_id))
     answer(amqp, failed(uuid4()))
-    run_until(listener, lambda: world.status(media_id) == "deleted", "the tombstone")
+    run_until(listener, lambda: acknowledged() == known + 2, "both answers")
+    assert world.status(media_id) == "deleted"
     run_until(listener, lambda: world.is_empty(media_id), "the purge")
-    listener._broker.close()
-    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+    assert all_settled(listener, amqp)
 
 
 # a batch in flight
@@ -500,11 +501,6 @@ def duplicates():
     """Return how many successes have changed nothing, as this process counts them."""
     labels = {"routing_key": "media.processed", "outcome": "duplicate"}
     return REGISTRY.get_sample_value("media_results_total", labels) or 0
-
-
-def all_settled(listener, amqp):
-    listener._broker.close()
-    return count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
 
 
 def test_a_batch_is_acknowledged_once_it_is_committed(world, listener, amqp, hold, monkeypatch):
@@ -596,7 +592,7 @@ def test_stopping_finishes_the_batch_in_flight(world, listener, amqp, hold):
         thread.start()
     thread.join()
     assert world.status(job.media_id) == "ready"
-    assert count(amqp, RESULTS_QUEUE) == count(amqp, DEAD_LETTER_QUEUE) == 0
+    assert all_settled(listener, amqp)
 
 
 def test_stopping_without_the_database_gives_back_the_batch_in_flight(world, listener, amqp, hold):
@@ -637,8 +633,7 @@ def test_a_listener_that_dies_with_a_batch_in_flight_harms_nobody(world, make_li
         victim._broker.close()
         del victim
         wait_until(lambda: count(amqp, RESULTS_QUEUE), seconds=10, what="the answer to be back")
-    survivor = make_listener(world)
-    run_until(survivor, lambda: not count(amqp, RESULTS_QUEUE), "the redelivery")
-    run_until(survivor, lambda: not survivor._in_flight, "its acknowledgement")
+    survivor, known = make_listener(world), acknowledged()
+    run_until(survivor, lambda: acknowledged() == known + 1, "the redelivery")
     assert world.status(job.media_id) == "ready"
     assert all_settled(survivor, amqp)

@@ -94,6 +94,16 @@ def test_parallel_requests_with_one_key_are_one_upload(worlds):
         assert len({presigned.media_id for presigned in outcomes}) == 1
 
 
+def test_parallel_requests_of_different_uploads_with_one_key_make_one(worlds):
+    owner = uuid4()
+    calls = [
+        partial(w.request, size_bytes=1000 + n, owner_id=owner, idempotency_key="k")
+        for w, n in zip(cycle(worlds), range(8), strict=False)
+    ]
+    assert failures_of(at_once(*calls)) == [errors.IDEMPOTENCY_KEY_REUSED] * 7
+    assert worlds[0].count(Media.c.owner_id == owner) == 1
+
+
 def test_parallel_claims_are_disjoint_and_within_their_limit(worlds):
     media_ids = {worlds[0].completed() for _ in range(40)}
     calls = [partial(w.processing.claim, 6) for w, _ in zip(cycle(worlds), range(8), strict=False)]

@@ -47,7 +47,7 @@ def test_a_shell_loads_the_example_environment_as_documented(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory):
+def service_url(tmp_path_factory):
     """The address of a service as `make run` starts it."""
     run = Run(copy_project(tmp_path_factory.mktemp("readme") / "project"), find_free_ports())
     try:
@@ -79,8 +79,8 @@ def assert_is_image(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_curl_client_uploads_a_photo(service, tmp_path):
-    script = client("sh", "request-upload").replace(ADDRESS, service)
+def test_the_curl_client_uploads_a_photo(service_url, tmp_path):
+    script = client("sh", "request-upload").replace(ADDRESS, service_url)
     said = run_client(["sh", "-eu", "-c", script], tmp_path)
     url = re.findall(r'"url": ?"([^"]+)"', said)[0]
     assert_is_image(url)
@@ -88,22 +88,22 @@ def test_the_curl_client_uploads_a_photo(service, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_python_client_uploads_a_photo(service, tmp_path):
-    program = client("python", "request-upload").replace(ADDRESS, service)
+def test_the_python_client_uploads_a_photo(service_url, tmp_path):
+    program = client("python", "request-upload").replace(ADDRESS, service_url)
     assert_is_image(run_client([sys.executable, "-c", program], tmp_path).strip())
 
 
 @pytest.mark.slow
-def test_the_javascript_client_uploads_a_photo(service, tmp_path):
-    program = client("js", "request-upload").replace(ADDRESS, service)
+def test_the_javascript_client_uploads_a_photo(service_url, tmp_path):
+    program = client("js", "request-upload").replace(ADDRESS, service_url)
     (tmp_path / "client.mjs").write_text(program)
     assert_is_image(run_client(["node", "client.mjs"], tmp_path).strip())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["python", "js"])
-def test_a_client_says_why_a_photo_failed(service, tmp_path, language):
-    program = client(language, "request-upload").replace(ADDRESS, service)
+def test_a_client_says_why_a_photo_failed(service_url, tmp_path, language):
+    program = client(language, "request-upload").replace(ADDRESS, service_url)
     (tmp_path / "client.mjs").write_text(program)
     command = [sys.executable, "-c", program] if language == "python" else ["node", "client.mjs"]
     assert "corrupt_image" in run_client(command, tmp_path, b"\xff\xd8\xff\xe0" + b"\0" * 500)

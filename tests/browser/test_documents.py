@@ -19,20 +19,23 @@ PHOTO = {"name": "photo.jpg", "mimeType": "image/jpeg"}
 
 
 @pytest.fixture
-def web_app(sites, page, tmp_path):
-    """The tutorial's web app, in front of a service in gateway mode."""
-    site = sites(AUTH_MODE="gateway", GATEWAY_TOKEN=GATEWAY_TOKEN)
+def web_app(site, sites, tmp_path):
+    """The tutorial's web app, in front of a service in gateway mode.
+
+    After `site`, as `production_site`: the last to allow uploads is the one allowed.
+    """
+    service = sites(AUTH_MODE="gateway", GATEWAY_TOKEN=GATEWAY_TOKEN)
     tutorial = PROJECT / "docs" / "tutorial.md"
     (backend,) = blocks(tutorial, "python")
-    (page,) = blocks(tutorial, "html")
+    (html,) = blocks(tutorial, "html")
     (tmp_path / "bff.py").write_text(backend)
-    (tmp_path / "index.html").write_text(page)
+    (tmp_path / "index.html").write_text(html)
     (tmp_path / "static").mkdir()
-    module = requests.get(f"{site.url}/static/media-upload.js", timeout=10)
+    module = requests.get(f"{service.url}/static/media-upload.js", timeout=10)
     (tmp_path / "static" / "media-upload.js").write_bytes(module.content)
     port = find_free_ports()
     url = f"http://127.0.0.1:{port}"
-    site.storage.create_buckets((url,))
+    service.storage.create_buckets((url,))
 
     process = Process(
         "bff",
@@ -41,7 +44,7 @@ def web_app(sites, page, tmp_path):
         environ={
             "PATH": os.environ["PATH"],
             "NO_PROXY": "127.0.0.1",
-            "MEDIA_SERVICE_URL": site.url,
+            "MEDIA_SERVICE_URL": service.url,
             "GATEWAY_TOKEN": GATEWAY_TOKEN,
             "SESSION_KEY": secrets.token_hex(32),
         },

@@ -185,7 +185,11 @@ def test_a_put_whose_bytes_go_slowly_does_not_stand_still(run, page, context):
         "Network.emulateNetworkConditions",
         {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 150_000},
     )
-    outcome = run(f"options.stallSeconds = 2; {UPLOAD}", jpeg() + bytes(600_000))
+    outcome = run(
+        """options.stallSeconds = 2;
+        const large = new File([file, new Uint8Array(600_000)], "one.jpg", { type: file.type });
+        return media.upload(large, options);"""
+    )
     assert outcome["result"]["status"] == "ready"
     assert outcome["fractions"] == sorted(outcome["fractions"]), "one PUT"
 

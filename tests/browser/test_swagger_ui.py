@@ -68,7 +68,7 @@ def test_an_upload_can_be_finished_by_hand(docs, tmp_path):
     assert (completed["status"], completed["body"]["status"]) == (202, "processing")
 
 
-def test_its_patterns_are_ones_that_javascript_reads(docs, page):
+def test_its_patterns_are_ones_that_javascript_reads(page):
     document = page.request.get("/api/openapi.json").text()
     found = re.findall(r'"pattern":\s*(".*?[^\\]")', document)
     patterns = {json.loads(pattern) for pattern in found}

@@ -1,20 +1,16 @@
 """The whole service as real processes, two of each role, behind proxies that faults can use."""
 
-import os
-import secrets
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from devstack.postgresql import PostgreSQL
-from devstack.process import Process, find_free_ports, is_listening
+from devstack.process import Process, find_free_ports
 from devstack.rabbitmq import RabbitMQ
-from devstack.roles import FLASK, LISTENER, WEB, WORKER, Role
+from devstack.roles import LISTENER, WORKER
 from devstack.seaweedfs import SeaweedFS
-from mediaservice import PROJECT
-from tests.chaos.proxy import Proxy
+from tests.service import Deployment
 
+BAD_WORKER = Path(__file__).with_name("bad_worker.py")
 # Short times, so that every deadline of the design passes several times in one run.
 UPLOAD_URL_TTL_SECONDS = 15
 UPLOAD_GRACE_SECONDS = 6
@@ -44,37 +40,43 @@ CREATE TRIGGER media_history AFTER INSERT OR UPDATE OR DELETE ON media
 """
 
 
-class Stack:
+class Stack(Deployment):
     """PostgreSQL, RabbitMQ, SeaweedFS; two webs, listeners and workers, and one bad worker."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         self._parts = ExitStack()
-        self._directory = directory
         self.postgresql = self._parts.enter_context(PostgreSQL(directory / "postgresql"))
         self.rabbitmq = self._parts.enter_context(RabbitMQ(directory / "rabbitmq"))
         self.seaweedfs = self._parts.enter_context(SeaweedFS(directory / "seaweedfs"))
-        self.proxies = {
-            "postgresql": Proxy(self.postgresql.port),
-            "rabbitmq": Proxy(self.rabbitmq.port),
-            "seaweedfs": Proxy(self.seaweedfs.port),
-        }
-        self.gateway_token = secrets.token_hex(32)
-        self._environ = self._environment()
-        self._flask("db", "upgrade")
-        self._flask("media", "init")
+        super().__init__(
+            directory,
+            postgresql=self.postgresql,
+            database="postgres",
+            rabbitmq=self.rabbitmq,
+            seaweedfs=self.seaweedfs,
+            PYTHONUNBUFFERED="1",
+            UPLOAD_URL_TTL_SECONDS=str(UPLOAD_URL_TTL_SECONDS),
+            UPLOAD_GRACE_SECONDS=str(UPLOAD_GRACE_SECONDS),
+            LATE_UPLOAD_SECONDS="0",
+            PROCESSING_TIMEOUT_SECONDS=str(PROCESSING_TIMEOUT_SECONDS),
+            DECODE_TIMEOUT_SECONDS=str(DECODE_TIMEOUT_SECONDS),
+            MAX_ATTEMPTS="4",
+            MAX_PENDING_UPLOADS="100000",
+            MAX_PENDING_BYTES=str(2**40),
+        )
+        self.release()
         with self.postgresql.connect() as connection:
             connection.execute(HISTORY_SQL)
         self.web_ports = [find_free_ports(), find_free_ports()]
-        self.webs = [self._web(f"web{n}", port) for n, port in enumerate(self.web_ports)]
-        self.listeners = [self._role(f"listener{n}", *LISTENER) for n in range(2)]
-        self.workers = [self._role(f"worker{n}", *WORKER) for n in range(2)]
         self.poison_file = directory / "poison"
-        self.bad_worker = self._role(
-            "bad-worker",
-            str(PROJECT / "tests" / "chaos" / "bad_worker.py"),
-            str(seed),
-            str(self.poison_file),
-        )
+        bad_worker = (str(BAD_WORKER), str(seed), str(self.poison_file))
+        self.bad_worker = self.make_role("bad-worker", bad_worker)
+        self.roles: list[Process] = [
+            *(self.make_web(f"web{n}", port, "healthz") for n, port in enumerate(self.web_ports)),
+            *(self.make_role(f"listener{n}", LISTENER) for n in range(2)),
+            *(self.make_role(f"worker{n}", WORKER) for n in range(2)),
+            self.bad_worker,
+        ]
         for process in self.roles:
             self._parts.enter_context(process)
 
@@ -83,72 +85,12 @@ class Stack:
         """The servers that hold state."""
         return [self.postgresql, self.rabbitmq, self.seaweedfs]
 
-    @property
-    def roles(self) -> list[Process]:
-        """The service's own processes."""
-        return [*self.webs, *self.listeners, *self.workers, self.bad_worker]
-
     def close(self) -> None:
         """Stop everything, in the opposite order."""
         self._parts.close()
 
-    def _environment(self) -> dict[str, str]:
-        ports = {name: proxy.port for name, proxy in self.proxies.items()}
-        return {
-            "PATH": os.environ["PATH"],
-            "WEB_CONCURRENCY": "1",  # of each web, and there are two
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-            "HOST": "127.0.0.1",
-            "APP_ENV": "production",
-            "AUTH_MODE": "gateway",
-            "GATEWAY_TOKEN": self.gateway_token,
-            "DATABASE_URL": self.postgresql.url_of("postgres", ports["postgresql"]),
-            "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{ports['rabbitmq']}/",
-            **self.seaweedfs.variables,
-            "S3_ENDPOINT": f"http://127.0.0.1:{ports['seaweedfs']}",
-            "S3_PUBLIC_ENDPOINT": self.seaweedfs.endpoint,
-            "UPLOAD_URL_TTL_SECONDS": str(UPLOAD_URL_TTL_SECONDS),
-            "UPLOAD_GRACE_SECONDS": str(UPLOAD_GRACE_SECONDS),
-            "LATE_UPLOAD_SECONDS": "0",
-            "PROCESSING_TIMEOUT_SECONDS": str(PROCESSING_TIMEOUT_SECONDS),
-            "DECODE_TIMEOUT_SECONDS": str(DECODE_TIMEOUT_SECONDS),
-            "RETRY_BACKOFF_SECONDS": "1",
-            "MAX_ATTEMPTS": "4",
-            "MAX_PENDING_UPLOADS": "100000",
-            "MAX_PENDING_BYTES": str(2**40),
-        }
-
     def audit(self) -> list[str]:
         """Return what the service's own audit has to report, besides its totals."""
-        done = subprocess.run(
-            [sys.executable, *FLASK, "media", "audit", "--min-age=0", "--json"],
-            cwd=PROJECT,
-            env=self._environ,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        done = self.flask("media", "audit", "--min-age=0", "--json", check=False)
         *findings, totals = done.stdout.splitlines() or [""]
         return findings if totals else [done.stderr]
-
-    def _flask(self, *arguments: str) -> None:
-        subprocess.run(
-            [sys.executable, *FLASK, *arguments],
-            cwd=PROJECT,
-            env=self._environ,
-            check=True,
-            capture_output=True,
-        )
-
-    def _role(self, name: str, *arguments: str) -> Role:
-        return Role(name, arguments, directory=self._directory, environ=self._environ)
-
-    def _web(self, name: str, port: int) -> Process:
-        return Role(
-            name,
-            WEB,
-            directory=self._directory,
-            environ={**self._environ, "PORT": str(port)},
-            is_ready=lambda: is_listening(port),
-        )

@@ -7,7 +7,7 @@ from uuid import UUID
 import requests
 from flask.testing import FlaskClient
 
-from devstack.process import is_listening
+from devstack.process import answers
 from devstack.roles import WEB, Role
 from mediaservice.lifecycle import Lifecycle
 from mediaservice.storage import Storage
@@ -29,7 +29,7 @@ class Web(Role):
             WEB,
             directory=directory,
             environ=environ,
-            is_ready=lambda: is_listening(port),
+            is_ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
         )
 
 

@@ -1,8 +1,6 @@
 """Requests no client of ours would make: each is refused with a 4xx, and nothing is ever a 5xx."""
 
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +10,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from mediaservice.errors import IDEMPOTENCY_KEY_REUSED, MediaError
-from mediaservice.lifecycle import UploadRequest
 from tests.builders import jpeg
 from tests.security.service import Service
 from tests.security.tokens import ALICE, BOB
@@ -340,31 +336,3 @@ def test_a_cursor_of_somebody_elses_media_shows_only_ones_own(service: Service):
     mine = service.request(jpeg())["upload_id"]
     listed = service.call("GET", f"?cursor={mine}").get_json()["items"]
     assert other not in {item["id"] for item in listed}
-
-
-# Limits under load
-
-
-def in_parallel(count: int, act: Any) -> list[Any]:
-    barrier = threading.Barrier(count)
-
-    def run(number: int) -> Any:
-        barrier.wait()
-        try:
-            return act(number)
-        except MediaError as error:
-            return error.failure
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
-
-
-def test_a_key_used_for_many_different_requests_at_once_makes_one_upload(service):
-    def request(number: int) -> Any:
-        return service.lifecycle.uploads.request(
-            UploadRequest(ALICE, "user", "image/jpeg", 1000 + number, idempotency_key="k")
-        ).media_id
-
-    results = in_parallel(8, request)
-    assert results.count(IDEMPOTENCY_KEY_REUSED) == 7
-    assert len(service.call("GET").get_json()["items"]) == 1

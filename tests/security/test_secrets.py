@@ -197,9 +197,13 @@ def test_a_fault_is_reported_without_the_secret(
     assert_clean(printed + "\n".join(deployment.errors), deployment.secrets)
 
 
-@pytest.mark.parametrize("arguments", [LISTENER, WORKER], ids=["listener", "worker"])
 @pytest.mark.parametrize(
-    "broker", ["amqp://media:{wrong}@127.0.0.1:{mq}/", "amqp://a:{wrong}@127.0.0.1:9/"]
+    ("arguments", "broker"),
+    [
+        (LISTENER, "amqp://media:{wrong}@127.0.0.1:{mq}/"),
+        (WORKER, "amqp://a:{wrong}@127.0.0.1:9/"),
+    ],
+    ids=["listener, refused", "worker, away"],
 )
 def test_a_broker_that_refuses_us_is_reported_without_the_secret(
     deployment: Deployment, environ, rabbitmq, arguments, broker

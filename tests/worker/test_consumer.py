@@ -45,7 +45,7 @@ def storage(make_storage):
 
 
 @pytest.fixture
-def service(amqp, rabbitmq):
+def results(amqp, rabbitmq):
     """The service's side: publishes jobs, consumes answers."""
     broker = RabbitMQBroker(rabbitmq.url, queue=RESULTS_QUEUE, prefetch=50)
     yield broker
@@ -102,16 +102,16 @@ def make_job(seaweedfs, body, **fields):
     )
 
 
-def test_every_job_of_a_mixed_queue_gets_its_own_answer(service, seaweedfs, run_worker):
+def test_every_job_of_a_mixed_queue_gets_its_own_answer(results, seaweedfs, run_worker):
     good = [make_job(seaweedfs, jpeg(400 + n, 300)) for n in range(5)]
     damaged = make_job(seaweedfs, jpeg()[:200])
     changed = make_job(seaweedfs, jpeg(), raw_etag='"another"')
     missing = process_request(media_id=uuid4(), raw_key="uploads/nobody")
     jobs = [*good[:2], damaged, changed, missing, *good[2:]]
-    assert service.publish([Publication(job) for job in jobs]) == []
+    assert results.publish([Publication(job) for job in jobs]) == []
 
     run_worker()
-    answers = take_answers(service, len(jobs))
+    answers = take_answers(results, len(jobs))
 
     for job in good:
         assert isinstance(answers[job.media_id], ProcessedResult)
@@ -125,11 +125,11 @@ def test_every_job_of_a_mixed_queue_gets_its_own_answer(service, seaweedfs, run_
         changed.media_id: "original_changed",
         missing.media_id: "original_missing",
     }
-    assert service.consume(limit=1, wait_seconds=0.2) == []
+    assert results.consume(limit=1, wait_seconds=0.2) == []
 
 
 def test_connections_are_kept_alive_while_the_store_is_slow(
-    service, seaweedfs, storage, run_worker
+    results, seaweedfs, storage, run_worker
 ):
     rested = threading.Event()
 
@@ -156,9 +156,9 @@ def test_connections_are_kept_alive_while_the_store_is_slow(
             return call(*arguments, **keywords)
 
     media = make_job(seaweedfs, jpeg(40, 30))
-    service.publish([Publication(media)])
+    results.publish([Publication(media)])
     run_worker(storage=SlowStorage(), broker_class=Broker)
-    answer = take_answers(service, 1)[media.media_id]
+    answer = take_answers(results, 1)[media.media_id]
     assert isinstance(answer, ProcessedResult), answer
 
 
@@ -169,16 +169,16 @@ def test_an_original_too_large_to_decode_is_not_even_fetched(storage):
 
 
 def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
-    service, seaweedfs, run_worker
+    results, seaweedfs, run_worker
 ):
     jobs = [make_job(seaweedfs, jpeg(40 + n, 30)) for n in range(2)]
-    service.publish([Publication(job) for job in jobs])
+    results.publish([Publication(job) for job in jobs])
 
     def render(original):
         raise RuntimeError("a fault of ours")
 
     run_worker(render=render)
-    answers = take_answers(service, len(jobs))
+    answers = take_answers(results, len(jobs))
     for job in jobs:
         assert answers[job.media_id].error == ProcessingError(
             code="internal_error", message="a fault of ours", retryable=True
@@ -186,47 +186,47 @@ def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
 
 
 def test_renditions_that_the_store_does_not_take_are_to_be_tried_again(
-    service, seaweedfs, make_storage, run_worker
+    results, seaweedfs, make_storage, run_worker
 ):
     job = msgspec.structs.replace(make_job(seaweedfs, jpeg()), public_bucket="nowhere")
-    service.publish([Publication(job)])
+    results.publish([Publication(job)])
     run_worker(make_storage(S3_PUBLIC_BUCKET="nowhere"))
-    error = take_answers(service, 1)[job.media_id].error
+    error = take_answers(results, 1)[job.media_id].error
     assert (error.code, error.retryable) == ("store_unavailable", True)
 
 
 @pytest.mark.parametrize("bucket", ["raw_bucket", "public_bucket"])
-def test_a_job_for_other_buckets_is_to_be_tried_again(service, seaweedfs, run_worker, bucket):
+def test_a_job_for_other_buckets_is_to_be_tried_again(results, seaweedfs, run_worker, bucket):
     job = msgspec.structs.replace(make_job(seaweedfs, jpeg()), **{bucket: "elsewhere"})
-    service.publish([Publication(job)])
+    results.publish([Publication(job)])
     run_worker()
-    error = take_answers(service, 1)[job.media_id].error
+    error = take_answers(results, 1)[job.media_id].error
     assert (error.code, error.retryable) == ("internal_error", True)
     assert "S3_RAW_BUCKET" in error.message
     assert "elsewhere" in error.message
 
 
 def test_a_malformed_job_is_dead_lettered_and_the_next_one_done(
-    service, seaweedfs, rabbitmq, run_worker
+    results, seaweedfs, rabbitmq, run_worker
 ):
     with pika.BlockingConnection(pika.URLParameters(rabbitmq.url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.basic_publish(EXCHANGE, MEDIA_PROCESS, b"no job", mandatory=True)
         job = make_job(seaweedfs, jpeg())
-        service.publish([Publication(job)])
+        results.publish([Publication(job)])
 
         run_worker()
 
-        assert isinstance(take_answers(service, 1)[job.media_id], ProcessedResult)
+        assert isinstance(take_answers(results, 1)[job.media_id], ProcessedResult)
         _, _, body = channel.basic_get(DEAD_LETTER_QUEUE, auto_ack=True)
     assert body == b"no job"
 
 
-def test_a_worker_that_stops_leaves_no_job_behind(service, seaweedfs, rabbitmq, storage):
+def test_a_worker_that_stops_leaves_no_job_behind(results, seaweedfs, rabbitmq, storage):
     stopping = threading.Event()
     jobs = [make_job(seaweedfs, jpeg(200 + n, 150)) for n in range(6)]
-    service.publish([Publication(job) for job in jobs])
+    results.publish([Publication(job) for job in jobs])
     rendered = []
 
     def render_two(original, sandbox):
@@ -242,8 +242,8 @@ def test_a_worker_that_stops_leaves_no_job_behind(service, seaweedfs, rabbitmq, 
         worker = Worker(storage, lambda original: render_two(original, sandbox))
         Consumer(worker, broker, stopping).run()
 
-    assert len(take_answers(service, 2)) == 2
+    assert len(take_answers(results, 2)) == 2
     # The broker has the other four again.
     wait_until(
-        lambda: service.count_waiting(PROCESS_QUEUE) == 4, seconds=10, what="four jobs to be back"
+        lambda: results.count_waiting(PROCESS_QUEUE) == 4, seconds=10, what="four jobs to be back"
     )
