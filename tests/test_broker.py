@@ -585,7 +585,7 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(
 ):
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
     monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 1)
-    monkeypatch.setattr(connection, "RECONNECT_SECONDS", (0.2, 1.0))
+    monkeypatch.setattr(connection, "RECONNECT_SECONDS", (0.2, 3.0))
     put(amqp, *encode(result()))
     assert broker.can_publish()
     told = partial(
