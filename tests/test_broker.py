@@ -585,7 +585,6 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(
 ):
     """RabbitMQ blocks publishers while it is short of memory; here, because it is told it is."""
     monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 1)
-    monkeypatch.setattr(connection, "RECONNECT_SECONDS", (0.2, 3.0))
     put(amqp, *encode(result()))
     assert broker.can_publish()
     told = partial(
@@ -605,6 +604,7 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(
         broker.ack(consume(broker))
     finally:
         rabbitmq.control("set_vm_memory_high_watermark", "absolute", "512MiB")
+    broker._publishing[0]._retry_at = 0.0  # its back-off is for ten seconds
     wait_until(broker.can_publish, seconds=15, what="publishing to be possible again")
     assert broker.publish([job()]) == []
 

@@ -7,7 +7,6 @@ and what it leaves behind is deleted again.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from config.settings import Settings
@@ -27,11 +26,10 @@ def examine_service(
     lifecycle: Lifecycle,
     *,
     migrations: Path,
-    now: datetime | None = None,
 ) -> Iterator[Check]:
     """Yield the outcome of each probe as it is made: store, database, broker, clocks.
 
-    `storage` signs upload URLs as web does; `now` replaces the clock of this process.
+    `storage` signs upload URLs as web does.
     """
     client = StoreClient(storage)
     try:
@@ -42,4 +40,4 @@ def examine_service(
             client.clear()
     yield from examine(database_probes(lifecycle.rows.engine, migrations))
     yield from examine(broker_probes(settings))
-    yield from examine(clock_probes(settings, lifecycle.rows, client.clock_ahead_seconds, now))
+    yield from examine(clock_probes(settings, lifecycle.rows, client.clock_ahead_seconds))

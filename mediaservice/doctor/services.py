@@ -85,9 +85,15 @@ def broker_probes(settings: Settings) -> Iterator[Probe]:
 
 
 def clock_probes(
-    settings: Settings, rows: Rows, store_ahead_seconds: float | None, now: datetime | None
+    settings: Settings,
+    rows: Rows,
+    store_ahead_seconds: float | None,
+    now: datetime | None = None,
 ) -> Iterator[Probe]:
-    """Yield the probes of the clocks: URLs are signed by ours and judged by the others'."""
+    """Yield the probes of the clocks: URLs are signed by ours and judged by the others'.
+
+    `now` replaces the clock of this process.
+    """
 
     def agree() -> str:
         ahead = {"database": (rows.now() - (now or datetime.now(UTC))).total_seconds()}
