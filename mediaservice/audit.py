@@ -20,6 +20,7 @@ from uuid import UUID
 from config.settings import Settings
 from mediaservice.keys import media_of_public_key, media_of_raw_key, public_prefix, raw_key
 from mediaservice.lifecycle import Lifecycle, MediaRow
+from mediaservice.lifecycle.rows import named_keys
 from mediaservice.states import Status
 from mediaservice.storage import Storage, StoredObject
 
@@ -48,8 +49,10 @@ REPAIRED_BY: Final = {
 _PURGED_WHOLE: Final = {Kind.RAW_WITHOUT_MEDIA, Kind.PUBLIC_WITHOUT_MEDIA}
 
 REMEDIES: Final = {
-    Kind.PUBLIC_OBJECT_MISSING: "write it again: flask --app app media reprocess {media_id}",
-    Kind.ORIGINAL_MISSING: "nothing can bring it back; the public images are not affected",
+    Kind.PUBLIC_OBJECT_MISSING: (
+        "write it again, if its original is there: flask --app app media reprocess {media_id}"
+    ),
+    Kind.ORIGINAL_MISSING: "nothing can bring it back; what is public stays as it is",
     Kind.ORIGINAL_MISSING_UNPROCESSED: "it can never be processed: its owner must upload again",
     Kind.UNKNOWN_KEY: "this service writes no such keys: find out whose it is",
 }
@@ -80,12 +83,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Totals:
-    """What an audit has seen so far: all up to the media `last`, in the order of their ids."""
+    """What an audit has seen so far: all up to the media `last`, in the order of their ids.
+
+    Of the media, `in_motion` were too young to be judged.
+    """
 
     last: UUID | None = None
     media: int = 0
     raw_objects: int = 0
     public_objects: int = 0
+    in_motion: int = 0
     found: Counter[Kind] = field(default_factory=Counter)
     repaired: Counter[Kind] = field(default_factory=Counter)
 
@@ -108,8 +115,8 @@ class _Entry:
 class Audit:
     """One comparison of the buckets with the table; `totals` grows while it runs.
 
-    Objects and rows younger than `min_age_seconds` are taken to be in motion, and left alone. It
-    begins behind the media `after`: where an audit that was cut short ended.
+    Objects, and rows that are not ready, younger than `min_age_seconds` are taken to be in motion,
+    and left alone. It begins behind the media `after`: where an audit that was cut short ended.
     """
 
     def __init__(
@@ -144,6 +151,8 @@ class Audit:
             if isinstance(found, Finding):
                 yield from self._reported([found])
                 continue
+            if found.row and not found.row.deleted_at and self._is_in_motion(found.row):
+                self.totals.in_motion += 1
             suspects = self._judge(found)
             if suspects:
                 confirmed = self._read_again(found.media_id)
@@ -209,11 +218,12 @@ class Audit:
         row = entry.row
         if row is None:
             return self._judge_orphans(entry)
-        # A tombstone's objects are being purged; a pending media's are being uploaded.
-        if row.deleted_at is not None or row.updated_at > self._old_before:
+        if row.deleted_at is not None:  # its objects are being purged
             return []
         if row.status == Status.READY:
             return self._judge_ready(entry, row)
+        if self._is_in_motion(row):
+            return []
         if row.raw_etag is not None and entry.raw is None:
             return [self._raw(Kind.ORIGINAL_MISSING_UNPROCESSED, entry, row.raw_key)]
         return []
@@ -227,7 +237,7 @@ class Audit:
         ]
 
     def _judge_ready(self, entry: _Entry, row: MediaRow) -> list[Finding]:
-        named = dict.fromkeys([row.public_key, *(v["key"] for v in row.variants or [])])
+        named = named_keys(row)
         stored = {found.key: found for found in entry.public}
         findings = [
             self._public(Kind.STRAY_PUBLIC_OBJECT, entry, key)
@@ -254,6 +264,10 @@ class Audit:
             return False
         kept_until: datetime = row.processed_at + timedelta(days=self._raw_retention_days)
         return kept_until <= self._old_before
+
+    def _is_in_motion(self, row: MediaRow) -> bool:
+        """Return whether something has just happened to a media that is not ready."""
+        return row.status != Status.READY and bool(row.updated_at > self._old_before)
 
     def _is_old(self, found: StoredObject) -> bool:
         return found.last_modified <= self._old_before

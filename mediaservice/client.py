@@ -211,6 +211,8 @@ def _body(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise UploadFailed(f"HTTP {response.status} without JSON: is that the media service?")
     if response.status >= 400:
-        message = body.get("message") or f"HTTP {response.status}"
-        raise UploadFailed(str(message), body.get("error"))
+        message = str(body.get("message") or f"HTTP {response.status}")
+        if response.status >= 500 and "request_id" in body:
+            message += f" (request_id {body['request_id']})"
+        raise UploadFailed(message, body.get("error"))
     return body

@@ -3,6 +3,7 @@
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import structlog
 from flask import Blueprint, Response, request
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -15,6 +16,8 @@ from mediaservice.storage import StoreUnavailable
 from mediaservice.web import Components, components
 
 READY_SECONDS = 3.0
+
+log = structlog.get_logger(__name__)
 
 blueprint = Blueprint("health", __name__)
 # A thread for each, whatever hangs: a check that does not get it in time counts as failed.
@@ -58,7 +61,8 @@ def metrics() -> Response:
 def _check_database(parts: Components) -> str:
     try:
         parts.lifecycle.rows.execute(text("SELECT 1"))
-    except SQLAlchemyError:
+    except SQLAlchemyError as error:
+        log.warning("not_ready", check="database", reason=str(getattr(error, "orig", error)))
         return "unavailable"
     return "ok"
 
@@ -66,7 +70,8 @@ def _check_database(parts: Components) -> str:
 def _check_store(parts: Components) -> str:
     try:
         parts.storage.ping()
-    except StoreUnavailable:
+    except StoreUnavailable as error:
+        log.warning("not_ready", check="store", reason=str(error))
         return "unavailable"
     return "ok"
 

@@ -254,7 +254,7 @@ def _translated(operation: str, status: int, code: str, name: str) -> Exception:
         return EmptyObject(name)
     return StoreUnavailable(
         f"{operation}: HTTP {status} {code}".rstrip(),
-        is_refusal=400 <= status < 500 and status not in (408, 409, 429),  # passing
+        is_refusal=400 <= status < 500 and status not in (408, 409, 429),  # transient
     )
 
 

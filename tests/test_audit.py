@@ -108,11 +108,24 @@ def test_what_is_younger_than_the_floor_is_left_alone(world):
     world.client.put_object(Bucket=world.storage.raw_bucket, Key="notes.txt", Body=b"1")
     ready = world.ready()
     world.put_public(ready, "stray.webp")
-    bare = world.ready()
-    world.storage.purge(raw_key=f"uploads/{bare}", public_prefix=public_prefix(bare))
-    assert findings(world, min_age_seconds=MIN_AGE_SECONDS, repair=True) == []
+    bare = world.completed()
+    world.storage.delete_objects(world.storage.raw_bucket, [f"uploads/{bare}"])
+    checked = audit(world, min_age_seconds=MIN_AGE_SECONDS, repair=True)
+    assert list(checked.run()) == []
+    assert checked.totals.in_motion == 1
     assert world.has_original(ready)
-    assert len(findings(world)) == 6
+    assert len(findings(world)) == 5
+
+
+def test_what_a_ready_media_lacks_is_told_at_once(world):
+    ready = world.ready()
+    world.storage.purge(raw_key=f"uploads/{ready}", public_prefix=public_prefix(ready))
+    checked = audit(world, min_age_seconds=MIN_AGE_SECONDS)
+    assert {found.kind for found in checked.run()} == {
+        Kind.ORIGINAL_MISSING,
+        Kind.PUBLIC_OBJECT_MISSING,
+    }
+    assert checked.totals.in_motion == 0
 
 
 def test_an_upload_under_way_is_never_touched(world):

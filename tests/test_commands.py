@@ -478,6 +478,27 @@ def test_what_is_deleted_is_shown_until_its_row_is_gone(run, world):
     assert shown.lines[-1] == "no objects"
 
 
+def test_what_a_ready_media_lacks_is_shown(run, world):
+    media_id = world.ready()
+    key = world.row(media_id).public_key
+    world.storage.delete_objects(world.storage.public_bucket, [key])
+    assert run("show", media_id).lines[-1].split() == [
+        f"{world.storage.public_bucket}/{key}",
+        "missing",
+    ]
+    (shown,) = run("show", media_id, "--json").json
+    assert shown["missing"] == [{"bucket": world.storage.public_bucket, "key": key}]
+
+
+def test_without_the_store_the_row_is_shown_all_the_same(make_world):
+    world = make_world(S3_ENDPOINT="http://127.0.0.1:9")
+    media_id = world.request().media_id
+    shown = runner(world.settings)("show", media_id)
+    assert shown.code == 2
+    assert ["status", "pending"] in [line.split() for line in shown.lines]
+    assert "S3_ENDPOINT" in shown.err
+
+
 def test_an_unknown_media_cannot_be_shown(run):
     shown = run("show", uuid4())
     assert (shown.code, shown.out) == (1, "")
@@ -632,6 +653,23 @@ def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
         shown = run_with_broker("dead-letters", *words)
         assert r"\x1b]0;owned\x07\n1:1 " in shown.out
         assert "\x1b" not in shown.out
+
+
+def test_a_list_of_dead_letters_says_if_there_are_more(run_with_broker, amqp):
+    for number in range(2):
+        put_dead(amqp, MEDIA_FAILED, b"{}", f"{number}:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 2)
+    listed = run_with_broker("dead-letters", "list", "--limit", 1)
+    assert (len(listed.lines), listed.err) == (2, "1 of 2 shown: see --limit\n")
+
+
+@pytest.mark.parametrize("words", [["requeue"], ["drop", "--yes"]], ids=" ".join)
+def test_an_id_that_is_no_dead_letters_is_told(run_with_broker, amqp, words):
+    put_dead(amqp, MEDIA_FAILED, b"{}", "one:1")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
+    mistyped = run_with_broker("dead-letters", *words, "9:9")
+    assert (mistyped.code, mistyped.err) == (1, "9:9: no such dead letter\n")
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
 
 
 def test_dead_letters_are_requeued_by_id_or_all(run_with_broker, amqp):

@@ -98,7 +98,8 @@ def test_attempts_without_an_answer(world):
         world.age(job.media_id, 601)
         claims = world.processing.claim(10)
         keep = partial(world.processing.log_time_outs, claims)
-        assert lines_of(keep) == [line_of(Event.ATTEMPT_TIMED_OUT, job.media_id)]
+        line = line_of(Event.ATTEMPT_TIMED_OUT, job.media_id, request_id="r1")
+        assert lines_of(keep) == [line]
     world.age(job.media_id, 601)
     give_up = partial(world.processing.give_up, 10)
     assert lines_of(give_up) == [line_of(Event.ATTEMPTS_EXHAUSTED, job.media_id, request_id="r1")]

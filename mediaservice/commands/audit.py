@@ -129,6 +129,7 @@ def _totals(totals: Totals) -> dict[str, Any]:
         "media": totals.media,
         "raw_objects": totals.raw_objects,
         "public_objects": totals.public_objects,
+        "in_motion": totals.in_motion,
         "found": {kind.value: totals.found[kind] for kind in Kind},
         "repaired": {kind.value: totals.repaired[kind] for kind in Kind},
         "left": totals.left,
@@ -140,6 +141,8 @@ def _show_totals(totals: Totals, *, repair: bool) -> None:
         f"{totals.media} media, {totals.raw_objects} originals, "
         f"{totals.public_objects} public objects"
     )
+    if totals.in_motion:
+        click.echo(f"{totals.in_motion} media in motion were left alone: see --min-age")
     for kind, count in sorted(totals.found.items()):
         click.echo(f"  {kind:<30} {count:>6} found, {totals.repaired[kind]} repaired")
     if not totals.found:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from mediaservice.broker import DEAD_LETTER_QUEUE
 from mediaservice.broker.admin import BrokerAdmin, DeadLetter
 from mediaservice.commands.terminal import json_option, print_json, printable
 from mediaservice.web import components
@@ -32,6 +33,7 @@ def list_letters(*, limit: int, as_json: bool) -> None:
     They stay where they are. The ID is the message's own, or made from its body.
     """
     with _admin() as admin:
+        state = admin.queues()[DEAD_LETTER_QUEUE]
         letters = admin.dead_letters(limit)
     for letter in letters:
         if as_json:
@@ -51,6 +53,8 @@ def list_letters(*, limit: int, as_json: bool) -> None:
             )
     if not as_json and not letters:
         click.secho("no dead letters", fg="green")
+    if state and state.messages > len(letters):
+        click.echo(f"{len(letters)} of {state.messages} shown: see --limit", err=True)
 
 
 @dead_letters.command()
@@ -62,12 +66,15 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
     """Publish dead letters anew, once what killed them is mended.
 
     Each is confirmed by RabbitMQ before it is taken off the queue. Safe to repeat: the service
-    takes every result any number of times. Exit code 1 if one had to stay.
+    takes every result any number of times. What fails again is set aside again: list them a moment
+    later. Exit code 1 if one had to stay, or was not there.
     """
     chosen = _chosen(ids, take_all=take_all)
     requeued = left = 0
+    seen: set[str] = set()
     with _admin() as admin:
         for letter, refusal in admin.requeue(chosen):
+            seen.add(letter.id)
             requeued += refusal is None
             left += refusal is not None
             if as_json:
@@ -76,7 +83,7 @@ def requeue(*, ids: tuple[str, ...], take_all: bool, as_json: bool) -> None:
                 click.echo(f"{printable(letter.id)} {click.style('stays', fg='red')}: {refusal}")
             else:
                 click.echo(f"{printable(letter.id)} requeued as {printable(letter.routing_key)}")
-    _end({"requeued": requeued, "left": left}, as_json=as_json)
+    _end({"requeued": requeued, "left": left}, chosen, seen, as_json=as_json)
     if left:
         raise click.exceptions.Exit(1)
 
@@ -91,7 +98,8 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
     """Delete dead letters for good.
 
     A lost result is no loss of a media: its attempt times out, and it is processed again or,
-    without attempts left, waits as failed to be retried.
+    without attempts left, waits as failed to be retried. An ID that begins with `sha256:` stands
+    for every letter with the same body. Exit code 1 if one was not there.
     """
     chosen = _chosen(ids, take_all=take_all)
     what = "all dead letters" if chosen is None else f"dead letters {', '.join(sorted(chosen))}"
@@ -105,7 +113,7 @@ def drop(*, ids: tuple[str, ...], take_all: bool, yes: bool, as_json: bool) -> N
                 print_json({"id": letter.id, "dropped": True})
             else:
                 click.echo(f"{printable(letter.id)} dropped")
-    _end({"dropped": len(dropped)}, as_json=as_json)
+    _end({"dropped": len(dropped)}, chosen, {letter.id for letter in dropped}, as_json=as_json)
 
 
 def _admin() -> BrokerAdmin:
@@ -122,11 +130,17 @@ def _chosen(ids: tuple[str, ...], *, take_all: bool) -> set[str] | None:
     return set(ids) or None
 
 
-def _end(totals: dict[str, Any], *, as_json: bool) -> None:
+def _end(totals: dict[str, Any], chosen: set[str] | None, seen: set[str], *, as_json: bool) -> None:
+    """Print totals; exit code 1 if one that was chosen is not there."""
     if as_json:
         print_json({"totals": totals})
     else:
         click.echo(", ".join(f"{count} {name}" for name, count in totals.items()))
+    unknown = sorted((chosen or set()) - seen)
+    for letter_id in unknown:
+        click.echo(f"{printable(letter_id)}: no such dead letter", err=True)
+    if unknown:
+        raise click.exceptions.Exit(1)
 
 
 def _shown(body: bytes) -> str:

@@ -33,11 +33,14 @@ def doctor(*, as_json: bool) -> None:
     """
     parts = components()
     totals: Counter[Verdict] = Counter()
+    failed: list[str] = []
     migrations = Path(current_app.extensions["migrate"].directory)
     for check in examine_service(
         parts.settings, parts.storage, parts.lifecycle, migrations=migrations
     ):
         totals[check.verdict] += 1
+        if check.verdict is Verdict.FAILED:
+            failed.append(check.guarantee)
         if as_json:
             print_json(asdict(check))
         else:
@@ -47,7 +50,9 @@ def doctor(*, as_json: bool) -> None:
     else:
         counts = ", ".join(f"{totals[verdict]} {verdict}" for verdict in Verdict if totals[verdict])
         click.secho(counts, bold=True)
-    if totals[Verdict.FAILED]:
+        for guarantee in failed:
+            click.secho(f"failed: {guarantee}", fg="red")
+    if failed:
         raise click.exceptions.Exit(1)
 
 

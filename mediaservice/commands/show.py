@@ -10,7 +10,10 @@ from flask.cli import with_appcontext
 from mediaservice.commands.terminal import json_option, print_json
 from mediaservice.errors import MEDIA_NOT_FOUND, MediaError
 from mediaservice.keys import public_prefix
+from mediaservice.lifecycle import MediaRow
+from mediaservice.lifecycle.rows import named_keys
 from mediaservice.states import Status
+from mediaservice.storage import Storage
 from mediaservice.web import components
 
 
@@ -53,7 +56,7 @@ def list_media(*, owner_id: UUID, status: str | None, limit: int, as_json: bool)
 @json_option
 @with_appcontext
 def show(*, media_id: UUID, as_json: bool) -> None:
-    """Show one media: its row, a deleted one's too, and the objects that are there for it.
+    """Show one media: its row, a deleted one's too, and its objects, also those that are missing.
 
     `due_at` is when the listener has to act next; `request_id` finds its lines in every log.
     """
@@ -61,22 +64,34 @@ def show(*, media_id: UUID, as_json: bool) -> None:
     row = parts.lifecycle.rows.find(media_id)
     if row is None:
         raise MediaError(MEDIA_NOT_FOUND)
-    storage = parts.storage
-    objects: list[dict[str, Any]] = [
-        {"bucket": bucket, **asdict(found)}
-        for bucket, prefix in (
-            (storage.raw_bucket, row.raw_key),
-            (storage.public_bucket, public_prefix(media_id)),
-        )
-        for found in storage.list_objects(bucket, prefix)
+    if not as_json:
+        for name, value in row._asdict().items():
+            if value is not None and name != "variants":
+                click.echo(f"{name:<24} {value}")
+    objects = _objects_of(row, parts.storage)
+    stored = {found["key"] for found in objects}
+    missing = [
+        {"bucket": parts.storage.public_bucket, "key": key}
+        for key in (named_keys(row) if row.status == Status.READY and not row.deleted_at else ())
+        if key not in stored
     ]
     if as_json:
-        print_json({"media": row._asdict(), "objects": objects})
+        print_json({"media": row._asdict(), "objects": objects, "missing": missing})
         return
-    for name, value in row._asdict().items():
-        if value is not None and name != "variants":
-            click.echo(f"{name:<24} {value}")
     click.secho("objects" if objects else "no objects", bold=True)
     for found in objects:
         address = f"{found['bucket']}/{found['key']}"
         click.echo(f"  {address}  {found['size_bytes']} bytes, {found['last_modified']}")
+    for absent in missing:
+        click.secho(f"  {absent['bucket']}/{absent['key']}  missing", fg="red")
+
+
+def _objects_of(row: MediaRow, storage: Storage) -> list[dict[str, Any]]:
+    return [
+        {"bucket": bucket, **asdict(found)}
+        for bucket, prefix in (
+            (storage.raw_bucket, row.raw_key),
+            (storage.public_bucket, public_prefix(row.id)),
+        )
+        for found in storage.list_objects(bucket, prefix)
+    ]

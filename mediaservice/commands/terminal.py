@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 from flask.cli import AppGroup
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from config.settings import ConfigurationError
 from mediaservice.audit import ListingOutOfOrder
@@ -40,13 +40,12 @@ class Commands(AppGroup):
         try:
             return super().invoke(ctx)
         except StoreUnavailable as error:
-            advice = f"look at S3_ENDPOINT and the keys, or run `{DOCTOR}`"
-            _stop("The store call failed", error, advice)
+            place = "the keys and what they allow" if error.is_refusal else "S3_ENDPOINT"
+            _stop("The store call failed", error, f"look at {place}, or run `{DOCTOR}`")
         except BrokerUnavailable as error:
             _stop("RabbitMQ does not answer", error, f"look at BROKER_URL, or run `{DOCTOR}`")
         except DBAPIError as error:
-            advice = "look at DATABASE_URL, or run `flask --app app db upgrade`"
-            _stop("The database cannot be used", error.orig, advice)
+            _stop("The database cannot be used", error.orig, _database_advice(error))
         except ConfigurationError as error:
             raise CommandFailed(one_line(error)) from None
         except ListingOutOfOrder as error:
@@ -108,6 +107,12 @@ def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None
     except MediaError as error:
         return error.failure
     return None
+
+
+def _database_advice(error: DBAPIError) -> str:
+    if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
+        return "run `flask --app app db upgrade`"
+    return f"look at DATABASE_URL and at its server, or run `{DOCTOR}`"
 
 
 def _stop(what: str, reason: object, advice: str) -> NoReturn:

@@ -86,19 +86,23 @@ def broker_probes(settings: Settings) -> Iterator[Probe]:
 
 def clock_probes(
     settings: Settings,
-    rows: Rows,
+    rows: Rows | None,
     store_ahead_seconds: float | None,
-    now: datetime | None = None,
+    now: datetime | None,
 ) -> Iterator[Probe]:
     """Yield the probes of the clocks: URLs are signed by ours and judged by the others'.
 
-    `now` replaces the clock of this process.
+    None stands for a database or store that does not answer; `now` replaces this process's clock.
     """
 
     def agree() -> str:
-        ahead = {"database": (rows.now() - (now or datetime.now(UTC))).total_seconds()}
+        ahead = {}
+        if rows is not None:
+            ahead["database"] = (rows.now() - (now or datetime.now(UTC))).total_seconds()
         if store_ahead_seconds is not None:
             ahead["store"] = store_ahead_seconds
+        if not ahead:
+            raise ProbeSkipped("neither tells the time")
         found = ", ".join(f"{name} {seconds:+.1f} s" for name, seconds in ahead.items())
         worst = max(abs(seconds) for seconds in ahead.values())
         if worst > settings.upload_grace_seconds:

@@ -97,7 +97,9 @@ class Processing:
         """Log as timed out the attempts that these claims replace; not for claims given back."""
         for claim in claims:
             if claim.is_resend:
-                log_transition(Event.ATTEMPT_TIMED_OUT, claim.job.media_id)
+                log_transition(
+                    Event.ATTEMPT_TIMED_OUT, claim.job.media_id, request_id=claim.request_id
+                )
 
     def hold(self, job: Job) -> None:
         """Take back a claimed resend that was not published, for the job still waits in the queue.

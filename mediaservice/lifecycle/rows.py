@@ -202,6 +202,11 @@ def _page_statement(filters: Container[str]) -> Select[Any]:
     )
 
 
+def named_keys(row: MediaRow) -> list[str]:
+    """Return the keys of the public bucket that a ready media names, each once."""
+    return list(dict.fromkeys([row.public_key, *(v["key"] for v in row.variants or [])]))
+
+
 def days_from_now(days: int) -> now_plus:
     """Return the time so many days from now, by the database's clock."""
     return now_plus(timedelta(days=days).total_seconds())
