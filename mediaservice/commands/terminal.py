@@ -110,7 +110,9 @@ def _failure_of(act: Callable[[UUID], object], media_id: UUID) -> Failure | None
 
 
 def _database_advice(error: DBAPIError) -> str:
-    if isinstance(error, ProgrammingError) or "no such table" in str(error.orig):
+    found = str(error.orig)
+    is_missing = isinstance(error, ProgrammingError) and "does not exist" in found
+    if is_missing or "no such table" in found:  # the latter is SQLite's
         return "run `flask --app app db upgrade`"
     return f"look at DATABASE_URL and at its server, or run `{DOCTOR}`"
 
