@@ -151,8 +151,7 @@ class Audit:
             if isinstance(found, Finding):
                 yield from self._reported([found])
                 continue
-            if found.row and not found.row.deleted_at and self._is_in_motion(found.row):
-                self.totals.in_motion += 1
+            self.totals.in_motion += self._is_in_motion(found.row)
             suspects = self._judge(found)
             if suspects:
                 confirmed = self._read_again(found.media_id)
@@ -265,9 +264,11 @@ class Audit:
         kept_until: datetime = row.processed_at + timedelta(days=self._raw_retention_days)
         return kept_until <= self._old_before
 
-    def _is_in_motion(self, row: MediaRow) -> bool:
-        """Return whether something has just happened to a media that is not ready."""
-        return row.status != Status.READY and bool(row.updated_at > self._old_before)
+    def _is_in_motion(self, row: MediaRow | None) -> bool:
+        """Return whether there is a media, neither ready nor deleted, that has just changed."""
+        if row is None or row.deleted_at is not None or row.status == Status.READY:
+            return False
+        return bool(row.updated_at > self._old_before)
 
     def _is_old(self, found: StoredObject) -> bool:
         return found.last_modified <= self._old_before

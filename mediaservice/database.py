@@ -95,14 +95,14 @@ def _now_plus_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds') || '000')"
 
 
-def recordset(dialect: Dialect, **columns: TypeEngine[Any]) -> FromClause:
+def recordset(engine: Engine, **columns: TypeEngine[Any]) -> FromClause:
     """Return a table of typed columns read from the bind parameter `records`, a JSON array.
 
     One statement with one parameter serves a batch of any length, so it is compiled, and prepared
     by the server, once. UUIDs are given as 32 hex digits, which both databases understand.
     """
     records = bindparam("records", type_=Text())
-    if dialect.name == "postgresql":
+    if is_postgresql(engine):
         given = (
             func.jsonb_to_recordset(cast(records, JSONB))
             .table_valued(*(column(name, type_) for name, type_ in columns.items()))

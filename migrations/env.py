@@ -8,6 +8,7 @@ from alembic import context
 from flask import current_app
 from sqlalchemy import text
 
+from mediaservice.database import is_postgresql
 from mediaservice.models import Media
 
 MIGRATION_LOCK = 0x6D65646961  # "media": any number, as long as it is always the same
@@ -26,7 +27,7 @@ def run_migrations() -> None:
     """Run the pending migrations, each in its own transaction if it does not say otherwise."""
     engine = current_app.extensions["media"].lifecycle.rows.transactional_engine
     with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
+        if is_postgresql(engine):
             # Several releases may start at once; and building an index may take its time.
             connection.execute(text("SET statement_timeout = 0"))
             lock = text("SELECT pg_try_advisory_lock(:n)").bindparams(n=MIGRATION_LOCK)

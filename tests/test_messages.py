@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from mediaservice.keys import public_prefix
 from mediaservice.messages import (
     MAX_BODY_BYTES,
     MEDIA_FAILED,
@@ -22,7 +23,6 @@ from mediaservice.messages import (
     Variant,
     decode,
     encode,
-    public_prefix,
 )
 from tests.builders import UNKNOWN_ID
 

@@ -13,6 +13,7 @@ import uuid_utils.compat
 
 from config.settings import Settings
 from mediaservice.database import create_database_engine, now_plus
+from mediaservice.keys import public_prefix
 from mediaservice.lifecycle import (
     Claim,
     Lifecycle,
@@ -27,7 +28,6 @@ from mediaservice.messages import (
     ProcessedResult,
     ProcessingError,
     Result,
-    public_prefix,
 )
 from mediaservice.models import Media
 from mediaservice.storage import Storage

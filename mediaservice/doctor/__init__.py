@@ -59,7 +59,8 @@ def examine_servers(
     """Yield the outcome of each probe but the store's; `now` replaces the clock of this process."""
     has_database = True
     for check in examine(database_probes(rows.engine, migrations)):
-        has_database &= check.name != "database" or check.verdict is Verdict.OK
+        if check.name == "database":
+            has_database = check.verdict is Verdict.OK
         yield check
     yield from examine(broker_probes(settings))
     clocks = clock_probes(settings, rows if has_database else None, store_ahead_seconds, now)

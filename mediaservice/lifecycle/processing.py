@@ -6,14 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    Executable,
-    Integer,
-    bindparam,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Executable, Integer, bindparam, select, text, update
 
 from config.settings import Settings
 from mediaservice import errors
@@ -31,9 +24,7 @@ from mediaservice.lifecycle.rows import (
     log_transitions,
     update_for,
 )
-from mediaservice.messages import (
-    Job,
-)
+from mediaservice.messages import Job
 from mediaservice.models import AWAITS_WORKER, HAS_FAILED, IS_LAST_ATTEMPT, Media
 from mediaservice.states import Event, Status
 from mediaservice.storage import Storage

@@ -11,16 +11,7 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from sqlalchemy import (
-    Boolean,
-    ColumnElement,
-    Executable,
-    Integer,
-    Text,
-    Uuid,
-    case,
-    or_,
-)
+from sqlalchemy import Boolean, ColumnElement, Executable, Integer, Text, Uuid, case, or_
 
 from config.settings import Settings
 from mediaservice import metrics
@@ -115,7 +106,7 @@ class Results:
 
     def _ready_statement(self) -> Executable:
         records = recordset(
-            self._rows.engine.dialect,
+            self._rows.engine,
             media_id=Uuid(),
             public_key=Text(),
             width=Integer(),
@@ -148,7 +139,7 @@ class Results:
     def _failure_statement(self, event: Event) -> Executable:
         """Return the statement for failures that are (ATTEMPT_FAILED) or are not tried again."""
         records = recordset(
-            self._rows.engine.dialect,
+            self._rows.engine,
             media_id=Uuid(),
             attempt=Integer(),
             error_code=Text(),

@@ -16,6 +16,7 @@ import pika
 from config.settings import WorkerSettings
 from mediaservice.broker import EXCHANGE, PROCESS_QUEUE, Delivery, Publication
 from mediaservice.broker.rabbitmq import RabbitMQBroker
+from mediaservice.keys import public_prefix
 from mediaservice.messages import (
     MEDIA_PROCESSED,
     FailedResult,
@@ -23,7 +24,6 @@ from mediaservice.messages import (
     ProcessedResult,
     ProcessingError,
     decode,
-    public_prefix,
 )
 from mediaservice.storage import Storage
 from mediaworker.sandbox import Sandbox

@@ -8,6 +8,7 @@ import pika
 import pytest
 
 from mediaservice.broker import DEAD_LETTER_QUEUE
+from mediaservice.keys import public_prefix
 from mediaservice.messages import (
     MEDIA_FAILED,
     MEDIA_PROCESS,
@@ -15,7 +16,6 @@ from mediaservice.messages import (
     MalformedMessage,
     decode,
     encode,
-    public_prefix,
 )
 from tests.builders import UNKNOWN_ID, jpeg, process_request
 from tests.queues import count, put, run_until
