@@ -13,7 +13,6 @@ from uuid import uuid4
 import pika
 import pytest
 from pika.exceptions import AMQPError, ChannelClosedByBroker
-from prometheus_client import REGISTRY
 
 from config.settings import ConfigurationError
 from devstack.process import wait_until
@@ -43,7 +42,7 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import process_request
-from tests.counters import grows, sample
+from tests.counters import grows, sample, value
 from tests.queues import QUEUES, count, put, put_dead, settled, take, wait_for_count
 
 
@@ -587,11 +586,7 @@ def test_a_blocked_broker_is_not_published_to_but_still_consumed_from(
     monkeypatch.setattr(connection, "BLOCKED_TIMEOUT_SECONDS", 1)
     put(amqp, *encode(result()))
     assert broker.can_publish()
-    told = partial(
-        REGISTRY.get_sample_value,
-        "media_broker_blocked_total",
-        {"link": f"{RESULTS_QUEUE} publisher 1"},
-    )
+    told = partial(value, "media_broker_blocked_total", link=f"{RESULTS_QUEUE} publisher 1")
     before = told()
     rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
     try:

@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid4
 
 import pytest
-from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
 from devstack.process import wait_until
@@ -25,6 +24,7 @@ from mediaservice.broker.topology import DELIVERY_LIMIT
 from mediaservice.messages import MEDIA_PROCESS, decode
 from mediaservice.storage import ObjectNotFound, StoreUnavailable
 from tests.builders import jpeg
+from tests.counters import value
 from tests.queues import acknowledged, answer, count, run_until, settled, take
 from tests.service import put_upload
 from tests.world import failed, processed
@@ -125,15 +125,18 @@ def test_connection_lost_in_the_middle_of_publishing(
     assert {world.row(media_id).attempts_left for media_id in media_ids} == {2}
 
 
+def refused_publishes():
+    return value("media_broker_publishes_total", outcome="refused")
+
+
 def test_unroutable_publish(world, listener, amqp):
-    refused = {"outcome": "refused"}
-    before = REGISTRY.get_sample_value("media_broker_publishes_total", refused) or 0
+    before = refused_publishes()
     turn(listener)  # every connection declares the topology anew
     amqp.queue_unbind(PROCESS_QUEUE, EXCHANGE, MEDIA_PROCESS)
     media_id = world.completed()
     run_until(
         listener,
-        lambda: REGISTRY.get_sample_value("media_broker_publishes_total", refused) == before + 1,
+        lambda: refused_publishes() == before + 1,
         "the alarm",
     )
     row = world.row(media_id)
@@ -331,8 +334,8 @@ def test_slow_put_landing_after_expiry(world, make_web, listener):
     url = urlsplit(presigned["upload_url"])
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=10)
     connection.putrequest("PUT", f"{url.path}?{url.query}")
-    for name, value in {**presigned["headers"], "Content-Length": str(len(body))}.items():
-        connection.putheader(name, value)
+    for name, text in {**presigned["headers"], "Content-Length": str(len(body))}.items():
+        connection.putheader(name, text)
     connection.endheaders(body[:100])
     world.age(row.id, 1300)
     run_until(listener, lambda: world.status(row.id) == "failed", "the expiry")
@@ -451,12 +454,11 @@ def test_store_down_for_one_media_only(world, make_listener, monkeypatch):
 
 
 def answers_taken():
-    labels = {"routing_key": "media.processed", "redelivered": "no"}
-    return REGISTRY.get_sample_value("media_broker_deliveries_total", labels) or 0
+    return value("media_broker_deliveries_total", routing_key="media.processed", redelivered="no")
 
 
 def database_faults():
-    return REGISTRY.get_sample_value("media_listener_database_faults_total")
+    return value("media_listener_database_faults_total")
 
 
 def test_database_down_while_results_are_in_hand(
