@@ -1078,6 +1078,23 @@ def test_an_original_that_is_still_there_after_its_purge_is_purged_again_soon(
     assert world.public_keys(media_id)
 
 
+def test_a_failed_upload_that_is_still_there_after_its_purge_is_purged_again_soon(
+    world, monkeypatch
+):
+    media_id = world.pending()
+    world.age(media_id, 1300)
+    world.uploads.expire(10)
+    (row,) = world.deletion.claim(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
+        assert world.deletion.purge(row) is False
+    assert world.has_original(media_id)
+    world.age(media_id, 31)
+    (row,) = world.deletion.claim(1)
+    assert world.deletion.purge(row) is True
+    assert not world.has_original(media_id)
+
+
 def test_a_purge_that_lost_its_lease_decides_nothing(world):
     media_id = world.ready()
     world.delete(media_id)
