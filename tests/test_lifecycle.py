@@ -1045,14 +1045,19 @@ def test_purging_one_of_a_batch_settles_that_one_only(world):
     assert world.row(second.id) is not None
 
 
-def test_what_is_still_there_after_a_purge_is_purged_again_soon(world, monkeypatch):
-    media_id = world.ready()
-    world.delete(media_id)
+def purge_in_vain(world, monkeypatch):
+    """Purge the media that is due, with a store that deletes nothing and says it did."""
     (row,) = world.deletion.claim(1)
     with monkeypatch.context() as patch:
         patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
-        before = world.now()
-        world.deletion.purge(row)
+        return world.deletion.purge(row)
+
+
+def test_what_is_still_there_after_a_purge_is_purged_again_soon(world, monkeypatch):
+    media_id = world.ready()
+    world.delete(media_id)
+    before = world.now()
+    purge_in_vain(world, monkeypatch)
     assert world.public_keys(media_id)
     due_in = world.row(media_id).due_at - before
     assert timedelta(seconds=30) <= due_in < timedelta(seconds=120), "sooner than its lease ends"
@@ -1067,10 +1072,7 @@ def test_an_original_that_is_still_there_after_its_purge_is_purged_again_soon(
     world = make_world(RAW_RETENTION_DAYS="1")
     media_id = world.ready()
     world.age(media_id, days=2)
-    (row,) = world.deletion.claim(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
-        assert world.deletion.purge(row) is False
+    assert purge_in_vain(world, monkeypatch) is False
     assert world.has_original(media_id)
     world.age(media_id, 31)
     assert world.purge_due() == 1
@@ -1084,10 +1086,7 @@ def test_a_failed_upload_that_is_still_there_after_its_purge_is_purged_again_soo
     media_id = world.pending()
     world.age(media_id, 1300)
     world.uploads.expire(10)
-    (row,) = world.deletion.claim(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(world.storage, "delete_objects", lambda bucket, keys: None)
-        assert world.deletion.purge(row) is False
+    assert purge_in_vain(world, monkeypatch) is False
     assert world.has_original(media_id)
     world.age(media_id, 31)
     (row,) = world.deletion.claim(1)
