@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 import structlog
 
 from mediaservice.broker import Broker, Delivery, Publication
-from mediaservice.messages import Job, MalformedMessage, Result, decode
+from mediaservice.messages import FailedResult, Job, MalformedMessage, Result, decode
 from mediaservice.monitoring import Heartbeat
 from mediaservice.tracing import MessageSpan, current_traceparent
 from mediaworker.worker import Worker, describe_failure, report
@@ -24,6 +24,9 @@ POLL_SECONDS: Final = 1.0
 FETCH_AHEAD: Final = 2
 # One being rendered, one ahead of it, one being stored.
 PREFETCH: Final = FETCH_AHEAD + 1
+FIRST_PAUSE_SECONDS: Final = 1.0
+# A worker that works does tens of jobs in this time.
+MAX_PAUSE_SECONDS: Final = 15.0
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +76,7 @@ class Consumer:
         self._stopping = stopping
         self._fetching: deque[_Fetching] = deque()
         self._storing: deque[_Storing] = deque()
+        self._faults = 0  # one after the other, none of them an image's
 
     def run(self) -> None:
         """Take, render, publish; jobs not yet rendered at the end go to another worker."""
@@ -159,3 +163,23 @@ class Consumer:
             self._heartbeat.beat()
             self._broker.sleep(POLL_SECONDS)
         self._broker.ack([task.delivery])
+        self._pause_after(result)
+
+    def _pause_after(self, result: Result) -> None:
+        """Pause after consecutive faults, each time twice as long.
+
+        The next job would most likely meet the same fault, and use up an attempt; and a worker that
+        fails in no time, for want of a key, would take the jobs of those that work.
+        """
+        if not (isinstance(result, FailedResult) and result.error.retryable):
+            self._faults = 0
+            return
+        self._faults += 1
+        if self._faults == 1:
+            return
+        seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._faults - 2), MAX_PAUSE_SECONDS)
+        log.warning("worker_paused", seconds=seconds, faults=self._faults, code=result.error.code)
+        while seconds > 0 and not self._stopping.is_set():
+            self._heartbeat.beat()
+            self._broker.sleep(POLL_SECONDS)
+            seconds -= POLL_SECONDS

@@ -185,6 +185,44 @@ def test_a_fault_that_nobody_foresaw_is_answered_and_the_next_job_done(
         )
 
 
+def test_a_worker_pauses_longer_with_each_fault_and_not_after_an_image_that_was_done(
+    results, seaweedfs, storage, run_worker
+):
+    job = make_job(seaweedfs, jpeg(40, 30))
+    slept = [0.0]
+
+    class Broker(RabbitMQBroker):
+        """Does not wait, and notes how long the worker would between one result and the next."""
+
+        def publish(self, publications):
+            slept.append(0.0)
+            return super().publish(publications)
+
+        def sleep(self, seconds):
+            slept[-1] += seconds
+            super().sleep(0)
+
+    class Storage:
+        """Fails before and after one job."""
+
+        raw_bucket, public_bucket = storage.raw_bucket, storage.public_bucket
+        write_public = storage.write_public
+
+        def read_original(self, key, *, etag):
+            if key == job.raw_key:
+                return storage.read_original(key, etag=etag)
+            raise StoreUnavailable("wrong keys")
+
+    def failing(count):
+        return [process_request(media_id=uuid4()) for _ in range(count)]
+
+    jobs = [*failing(7), job, *failing(3)]
+    assert results.publish([Publication(job) for job in jobs]) == []
+    run_worker(storage=Storage(), broker_class=Broker)
+    take_answers(results, len(jobs))
+    assert slept[-11:-1] == [0, 1, 2, 4, 8, 15, 15, 0, 0, 1]
+
+
 def test_renditions_that_the_store_does_not_take_are_to_be_tried_again(
     results, seaweedfs, make_storage, run_worker
 ):
