@@ -24,9 +24,9 @@ POLL_SECONDS: Final = 1.0
 FETCH_AHEAD: Final = 2
 # One being rendered, one ahead of it, one being stored.
 PREFETCH: Final = FETCH_AHEAD + 1
-FIRST_PAUSE_SECONDS: Final = 1.0
-# A worker that works does tens of jobs in this time.
-MAX_PAUSE_SECONDS: Final = 15.0
+# After the first of consecutive faults, after the second and so on; a worker that works does tens
+# of jobs in the last one.
+PAUSES_SECONDS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class Consumer:
         self._pause_after(result)
 
     def _pause_after(self, result: Result) -> None:
-        """Pause after consecutive faults, each time twice as long.
+        """Pause after consecutive faults, longer each time.
 
         The next job would most likely meet the same fault, and use up an attempt; and a worker that
         fails in no time, for want of a key, would take the jobs of those that work.
@@ -174,11 +174,10 @@ class Consumer:
         if not (isinstance(result, FailedResult) and result.error.retryable):
             self._faults = 0
             return
+        seconds = PAUSES_SECONDS[min(self._faults, len(PAUSES_SECONDS) - 1)]
         self._faults += 1
-        if self._faults == 1:
-            return
-        seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._faults - 2), MAX_PAUSE_SECONDS)
-        log.warning("worker_paused", seconds=seconds, faults=self._faults, code=result.error.code)
+        if seconds:
+            log.warning("worker_paused", seconds=seconds, code=result.error.code)
         while seconds > 0 and not self._stopping.is_set():
             self._heartbeat.beat()
             self._broker.sleep(POLL_SECONDS)
