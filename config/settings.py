@@ -433,7 +433,9 @@ class Settings(WorkerSettings):
         _number(1, 86_400), "Time for one attempt, including its wait in the queue.", 600
     )
     retry_backoff_seconds: int = _setting(
-        _number(1, 86_400), "Wait before the second attempt; it doubles with each further one.", 10
+        _number(1, 3600),
+        "Wait before the second attempt; it doubles with each further one, up to an hour.",
+        10,
     )
     raw_retention_days: int = _setting(
         _number(0, 36_500),

@@ -17,6 +17,7 @@ from devstack.process import Process, ServiceError, answers, are_free, is_listen
 from devstack.roles import FLASK, LISTENER, WEB, Role
 from devstack.seaweedfs import PORT_OFFSETS, SeaweedFS, find_port
 from mediaservice import PROJECT
+from mediaservice.process import stop_on_signals
 
 DATA: Final = PROJECT / "var"
 WATCH_SECONDS: Final = 0.5
@@ -33,11 +34,11 @@ def main() -> None:
     """Start the parts, wait for Ctrl-C or for a part to end, stop them; exit 1 on a failure."""
     use_own_environment()
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Under nohup SIGHUP stays ignored.
-        if number != signal.SIGHUP or signal.getsignal(number) is signal.SIG_DFL:
-            # Nothing is interrupted: a child just forked would be nobody's.
-            signal.signal(number, lambda *_: stopping.set())
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored
+        numbers.append(signal.SIGHUP)
+    # Nothing is interrupted: a child just forked would be nobody's.
+    stop_on_signals(stopping.set, numbers)
     failed = False
     with ExitStack() as parts:
         try:

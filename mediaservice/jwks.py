@@ -8,7 +8,9 @@ import json
 import threading
 import time
 import urllib.request
+from concurrent.futures import Future
 from typing import Any, Final
+from urllib.error import HTTPError
 
 import jwt
 import structlog
@@ -62,15 +64,16 @@ class SigningKeys:
             raise KeysUnavailable
 
     def _renew(self) -> None:
-        self._tried_at = time.monotonic()
         try:
-            self._keys = self._usable(json.loads(self._fetch()))
+            self._keys = self._usable(json.loads(self._fetch_in_time()))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the provider's fault
             self._failed = True
             log.error("jwks_unavailable", url=self._url, reason=f"{type(error).__name__}: {error}")
         else:
             self._failed = False
             self._fetched_at = time.monotonic()
+        finally:
+            self._tried_at = time.monotonic()
 
     def _usable(self, key_set: Any) -> dict[str, jwt.PyJWK]:
         keys = {
@@ -84,6 +87,28 @@ class SigningKeys:
         if not keys:
             raise ValueError(f"no key that is fit for {self._algorithm}")
         return keys
+
+    def _fetch_in_time(self) -> bytes:
+        """Return the response, or leave the provider to a thread of its own.
+
+        A resolver that hangs, an address after the other, header lines that trickle: no time-out of
+        a socket bounds them.
+        """
+        response: Future[bytes] = Future()
+
+        def fetch() -> None:
+            try:
+                response.set_result(self._fetch())
+            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                if isinstance(error, HTTPError):
+                    error.close()
+                response.set_exception(error)
+
+        threading.Thread(target=fetch, name="jwks", daemon=True).start()
+        try:
+            return response.result(TIMEOUT_SECONDS)
+        except TimeoutError:
+            raise TimeoutError(f"no response within {TIMEOUT_SECONDS:g} s") from None
 
     def _fetch(self) -> bytes:
         deadline = time.monotonic() + TIMEOUT_SECONDS

@@ -5,8 +5,10 @@ Web's beginning is gunicorn's, and its `/metrics` and `/healthz` are pages like 
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TypeVar
 
 from config.settings import BaseSettings, ConfigurationError
@@ -39,7 +41,20 @@ def started(
         sys.exit(str(error))
 
 
-def stop_on_signals(stop: Callable[[], object]) -> None:
-    """Call `stop` on SIGTERM and on SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+def stop_on_signals(
+    stop: Callable[[], object], numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT)
+) -> None:
+    """Call `stop` on each of these signals, in a thread of its own.
+
+    A handler interrupts the main thread, and would wait for ever for a lock that this has just
+    taken, such as the one within an Event.
+    """
+    signals: SimpleQueue[int] = SimpleQueue()  # its `put` alone may interrupt itself
+
+    def listen() -> None:
+        while signals.get():
+            stop()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    for number in numbers:
+        signal.signal(number, lambda number, _: signals.put(number))

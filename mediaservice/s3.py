@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError
 from urllib3.exceptions import TimeoutError as TimedOut
 
 from config.settings import BaseSettings, ConfigurationError
@@ -219,6 +219,8 @@ def _has_hung(error: Exception) -> bool:
     """Return whether a call waited in vain; no host, or one that refuses, is told at once."""
     if isinstance(error, ProtocolError):  # the store stopped reading a body
         return isinstance(error.args[-1], TimeoutError)
+    if isinstance(error, NameResolutionError):  # a resolver may take as long as it likes
+        return True
     return isinstance(error, TimedOut) and not isinstance(error, NewConnectionError)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import signal
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -119,6 +120,24 @@ def test_every_process_stops_in_good_order_and_comes_back(service, name):
     assert process.wait(STOP_SECONDS) == 0, process.last_words()
     process.start()
     assert service.wait_until_final(service.process(jpeg()))["status"] == "ready"
+
+
+STOPPED_WHILE_IT_HOLDS_A_LOCK = """
+import os, signal, threading
+from mediaservice.process import stop_on_signals
+lock, stopped = threading.Lock(), threading.Event()
+def stop():
+    with lock:
+        stopped.set()
+stop_on_signals(stop)
+with lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+stopped.wait()
+"""
+
+
+def test_a_signal_may_come_while_the_main_thread_holds_what_stopping_needs():
+    subprocess.run([sys.executable, "-c", STOPPED_WHILE_IT_HOLDS_A_LOCK], check=True, timeout=60)
 
 
 def test_web_finishes_the_request_in_hand_before_it_ends(service):

@@ -237,7 +237,17 @@ def test_publishing_goes_on_after_the_connection_was_cut(amqp, make_broker, prox
     assert broker.count_waiting(PROCESS_QUEUE) == 2
 
 
-@pytest.mark.parametrize("parameter", ["heartbeat=abc", "foo=1", "ssl_options=xx", "ssl_options={"])
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "heartbeat=abc",
+        "foo=1",
+        "ssl_options=xx",
+        "ssl_options={",
+        "ssl_options=1",
+        "ssl_options={'server_hostname':'mq.example'}",
+    ],
+)
 def test_a_parameter_that_pika_does_not_know_is_a_fault_of_the_configuration(
     make_broker, parameter
 ):

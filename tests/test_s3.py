@@ -203,6 +203,21 @@ def test_web_leaves_a_store_alone_that_stops_reading(monkeypatch):
                 storage.write_public("k", bytes(20_000_000), content_type="image/webp")
 
 
+def test_a_name_that_is_not_resolved_is_asked_for_once_and_web_rests(monkeypatch):
+    asked = []
+
+    def give_up(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "no resolver answers")  # after seconds, usually
+
+    monkeypatch.setattr(socket, "getaddrinfo", give_up)
+    storage = Storage(settings(S3_ENDPOINT="http://store.example"), with_circuit_breaker=True)
+    for words in ("no resolver answers", "hung just now"):
+        with pytest.raises(StoreUnavailable, match=words):
+            read(storage)
+    assert asked == ["store.example"]
+
+
 def test_a_connection_that_is_refused_is_tried_again_and_nobody_rests(monkeypatch):
     tried = []
     connect = urllib3.util.connection.create_connection

@@ -35,7 +35,8 @@ def connect(url: str, name: str) -> Any:
     """
     try:
         parameters = pika.URLParameters(url)
-    except (ValueError, SyntaxError) as error:  # pika reads ssl_options as a Python literal
+    # Of ssl_options, which pika reads as a Python literal, come all four.
+    except (ValueError, SyntaxError, TypeError, AttributeError) as error:
         raise ConfigurationError([f"BROKER_URL: {error}"]) from None
     parameters.heartbeat = HEARTBEAT_SECONDS
     parameters.blocked_connection_timeout = BLOCKED_TIMEOUT_SECONDS

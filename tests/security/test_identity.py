@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Self
 from uuid import uuid4
 
@@ -625,6 +625,31 @@ def test_a_provider_that_cannot_be_reached_is_a_503(make_client):
         AUTH_MODE="jwt", JWT_ALGORITHM="RS256", JWT_JWKS_URL="http://127.0.0.1:9/keys"
     )
     assert_unavailable(call(client, signed()))
+
+
+def test_a_provider_that_hangs_is_left_and_asked_again_only_after_a_pause(
+    provider, clock, monkeypatch
+):
+    """As when a resolver does not answer, which no time-out of a socket bounds."""
+    keys = jwks.SigningKeys(provider.url, "RS256")
+    asked, left = [], Event()
+
+    def hang(*_: object, **__: object) -> None:
+        asked.append(clock.now)
+        clock.now += jwks.RETRY_SECONDS
+        assert left.wait(60), "the caller waits for the provider"
+
+    monkeypatch.setattr(jwks, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(keys._opener, "open", hang)
+    for _ in range(2):
+        with pytest.raises(jwks.KeysUnavailable):
+            keys.find("one")
+    assert len(asked) == 1
+    clock.now += jwks.RETRY_SECONDS
+    with pytest.raises(jwks.KeysUnavailable):
+        keys.find("one")
+    assert len(asked) == 2
+    left.set()
 
 
 def test_an_answer_that_trickles_is_given_up(clock, provider, monkeypatch):
