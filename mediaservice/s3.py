@@ -48,7 +48,8 @@ _QUERY = re.compile(r"\?\S*")
 class StoreUnavailable(MediaError):
     """The store could not be reached or answered with a fault of its own; nothing is known.
 
-    `is_refusal`: it answers, and does not do this, for want of a permission, by a lock or a policy.
+    `is_refusal`: it answers, and does not do this, for want of a permission, by a lock or a policy,
+    or never (501); the other answers are transient.
     """
 
     def __init__(self, reason: str, *, is_refusal: bool = False) -> None:
@@ -256,7 +257,7 @@ def _translated(operation: str, status: int, code: str, name: str) -> Exception:
         return EmptyObject(name)
     return StoreUnavailable(
         f"{operation}: HTTP {status} {code}".rstrip(),
-        is_refusal=400 <= status < 500 and status not in (408, 409, 429),  # transient
+        is_refusal=status == 501 or (400 <= status < 500 and status not in (408, 409, 429)),
     )
 
 

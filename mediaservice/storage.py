@@ -255,11 +255,27 @@ class Storage:
         for bucket in (self.raw_bucket, self.public_bucket):
             if not self._exists(bucket):
                 self._s3.administer("create_bucket", Bucket=bucket, **elsewhere)
-        self._allow_pages(web_origins)
-        if not self._has_policy(self.public_bucket):
-            self._open_to_readers(self.public_bucket)
+        try:
+            self._allow_pages(web_origins)
+        finally:  # neither waits for what the other may not do
+            if not self._has_policy(self.public_bucket):
+                self._open_to_readers(self.public_bucket)
 
     def _allow_pages(self, web_origins: tuple[str, ...]) -> None:
+        try:
+            self._set_cors(web_origins)
+        except StoreUnavailable as error:
+            if not error.is_refusal:
+                raise
+            if not web_origins and "NotImplemented" in error.reason:  # so there are no rules
+                return
+            raise StoreUnavailable(
+                f"{error}: the bucket {self.raw_bucket} does not take CORS rules. A store without "
+                "PutBucketCors needs them in its own configuration; what else can be done is done",
+                is_refusal=True,
+            ) from None
+
+    def _set_cors(self, web_origins: tuple[str, ...]) -> None:
         if not web_origins:
             with suppress(ObjectNotFound):  # some stores say so when there were no rules
                 self._s3.administer("delete_bucket_cors", Bucket=self.raw_bucket)
@@ -303,7 +319,7 @@ class Storage:
             raise StoreUnavailable(
                 f"{error}: the bucket {bucket} may not be opened to readers. On AWS let it have "
                 "public policies (Block Public Access), or give it a policy for your CDN alone; "
-                "all else is done"
+                "what else can be done is done"
             ) from None
 
     def _exists(self, bucket: str, key: str = "") -> bool:

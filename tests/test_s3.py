@@ -68,7 +68,7 @@ def test_a_refusal_is_named_after_one_attempt(make_store, status, code, expected
     assert str(raised.value) == words
     assert len(store.requests) == 1
     if expected is StoreUnavailable:
-        assert raised.value.is_refusal == (status in (400, 403, 404))
+        assert raised.value.is_refusal == (status in (400, 403, 404, 501))
 
 
 def test_a_head_has_no_code_to_tell(make_store):

@@ -371,6 +371,37 @@ def test_pages_may_upload_though_the_other_bucket_may_not_be_opened(storage, key
     assert preflight(storage, key, ORIGIN).headers["Access-Control-Allow-Origin"] == ORIGIN
 
 
+@pytest.fixture
+def storage_without_cors(make_storage, buckets, monkeypatch):
+    """As MinIO's community edition: CORS is a matter of the server's configuration alone."""
+    storage = make_storage(**buckets)
+    administer = storage._s3.administer
+
+    def know_no_cors(operation, **params):
+        if operation.endswith("_bucket_cors"):
+            raise StoreUnavailable(f"{operation}: HTTP 501 NotImplemented", is_refusal=True)
+        return administer(operation, **params)
+
+    monkeypatch.setattr(storage._s3, "administer", know_no_cors)
+    return storage
+
+
+def test_a_bucket_is_opened_though_the_store_takes_no_cors_rules(
+    storage_without_cors, store_client
+):
+    with pytest.raises(
+        StoreUnavailable, match=r"HTTP 501 .*needs them in its own config"
+    ) as raised:
+        storage_without_cors.create_buckets((ORIGIN,))
+    assert raised.value.is_refusal, "no fault of S3_ENDPOINT"
+    assert store_client.get_bucket_policy(Bucket=storage_without_cors.public_bucket)
+
+
+def test_a_store_that_takes_no_cors_rules_has_none_to_remove(storage_without_cors, store_client):
+    storage_without_cors.create_buckets(())
+    assert store_client.get_bucket_policy(Bucket=storage_without_cors.public_bucket)
+
+
 def preflight(storage, key, origin, headers="content-type,if-none-match,x-amz-checksum-sha256"):
     return requests.options(
         presign(storage, key).url,

@@ -42,10 +42,12 @@ function urlOf(bucket, key) {
 /** What the store may say of an original, and no further attempt will change. */
 const FINAL_ANSWERS = { 404: "original_missing", 412: "original_changed" };
 
+/** Return the bytes that the store answers a call with. */
 async function callStore(bucket, key, init, finalAnswers = {}) {
-  let answer;
+  let answer, bytes;
   try {
     answer = await store.fetch(urlOf(bucket, key), { ...init, signal: AbortSignal.timeout(30_000) });
+    bytes = Buffer.from(await answer.arrayBuffer());
   } catch (error) {
     throw new JobFailed("store_unavailable", String(error), { retryable: true });
   }
@@ -55,7 +57,7 @@ async function callStore(bucket, key, init, finalAnswers = {}) {
   if (!answer.ok) {
     throw new JobFailed("store_unavailable", `status ${answer.status}`, { retryable: true });
   }
-  return answer;
+  return bytes;
 }
 
 /** Return a WebP: upright, in sRGB, without EXIF; sharp drops metadata unless told to keep it. */
@@ -79,7 +81,7 @@ async function work(job) {
     { headers: { "If-Match": job.raw_etag } },
     FINAL_ANSWERS,
   );
-  const image = await render(Buffer.from(await original.arrayBuffer()));
+  const image = await render(original);
   // 2. Write below public_prefix only, under a name that a repeated attempt writes again.
   const publicKey = `${job.public_prefix}main.webp`;
   await callStore(job.public_bucket, publicKey, {
@@ -98,8 +100,9 @@ async function answerTo(job) {
     return ["media.processed", await work(job)];
   } catch (error) {
     // 3. A failure names its attempt, so that it cannot end a later one; what nobody foresaw may
-    // be tried again.
-    const { code = "internal_error", retryable = true } = error;
+    // be tried again. Errors of Node have a `code`, too, and not one of the contract's.
+    const isKnown = error instanceof JobFailed;
+    const { code, retryable } = isKnown ? error : { code: "internal_error", retryable: true };
     const message = error.message.slice(0, 2000);
     console.error(`${job.media_id}: ${code}: ${message}`);
     const { media_id, attempt } = job;

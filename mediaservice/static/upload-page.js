@@ -315,6 +315,9 @@ async function showEarlier() {
       listed.items.filter(isEarlier).forEach(showOne);
     }
   } catch (error) {
+    if (turn !== showing) {
+      return;
+    }
     const { what, todo } = explain(error);
     byId("notice").textContent = `Your earlier images cannot be shown. ${what} ${todo}`;
     byId("notice").hidden = false;
