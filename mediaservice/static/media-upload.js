@@ -177,7 +177,10 @@ async function putWithRenewal(presigned, file, options) {
       throw error;
     }
   }
-  const renewed = await renewUpload(file, options);
+  const renewed = await renewUpload(presigned.upload_id, file, options);
+  if (renewed === null) {
+    return { uploadId: presigned.upload_id, putFailure: null };
+  }
   return { uploadId: renewed.upload_id, putFailure: await tryPut(renewed, file, options) };
 }
 
@@ -199,17 +202,28 @@ async function tryPut(presigned, file, options) {
   }
 }
 
-/** Ask for a fresh URL of the same upload, or begin another if that one has expired meanwhile. */
-async function renewUpload(file, options) {
+/**
+ * Ask for a fresh URL of the same upload. Return null if it was completed meanwhile, as by another
+ * page after the answer to a PUT was lost; begin another if it has expired or was deleted.
+ */
+async function renewUpload(uploadId, file, options) {
   try {
     return await requestUpload(file, options);
   } catch (error) {
     if (error.code !== "idempotency_key_reused") {
       throw error;
     }
-    options.idempotencyKey = randomKey();
-    return requestUpload(file, options);
   }
+  try {
+    await complete(uploadId, options);
+    return null;
+  } catch (error) {
+    if (error.code !== "upload_expired" && error.code !== "media_not_found") {
+      throw error;
+    }
+  }
+  options.idempotencyKey = randomKey();
+  return requestUpload(file, options);
 }
 
 /**

@@ -330,6 +330,25 @@ def test_an_upload_that_has_expired_meanwhile_is_begun_anew(run, page, requested
     assert outcome["result"]["id"] == second
 
 
+def test_an_upload_that_another_page_has_completed_is_not_made_twice(run, page, requested):
+    """As after a phone has slept: the answer to the PUT is lost, and its URL dead by now."""
+    puts = []
+
+    def complete_elsewhere(route: Route) -> None:
+        puts.append(route.fetch().status)
+        address = page.url + "api/media/complete"
+        headers = {"X-User-ID": users[0]}
+        assert page.request.post(address, headers=headers, data={"upload_id": requested[0]}).ok
+        route.fulfill(status=403, headers=STORE_ANSWERS)
+
+    users: list[str] = []
+    page.on("request", lambda r: users.extend(filter(None, [r.headers.get("x-user-id")])))
+    page.route(PUTS, complete_elsewhere)
+    outcome = run(UPLOAD)
+    assert puts == [200]
+    assert requested == [outcome["result"]["id"], None]
+
+
 def test_a_url_is_renewed_once(run, page, requested):
     page.route(PUTS, lambda route: route.fulfill(status=403, headers=STORE_ANSWERS))
     error = run(UPLOAD)["error"]
