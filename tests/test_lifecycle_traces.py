@@ -92,6 +92,13 @@ def test_a_failure(world, retryable, event):
     assert lines_of(apply) == [line_of(event, job.media_id, request_id="r1")]
 
 
+def test_a_first_attempt_replaces_none_that_timed_out(world):
+    world.completed()
+    claims = world.processing.claim(10)
+    assert len(claims) == 1
+    assert lines_of(partial(world.processing.log_time_outs, claims)) == []
+
+
 def test_attempts_without_an_answer(world):
     job = requested(world)
     for _ in range(2):
