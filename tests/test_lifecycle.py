@@ -923,6 +923,19 @@ def test_what_the_store_refuses_to_delete_is_tried_the_later_the_longer_it_has(
     assert timedelta(seconds=seconds) <= wait <= timedelta(seconds=seconds + 60)
 
 
+def test_a_refusal_counts_from_when_the_media_became_what_it_is(make_world):
+    world = make_world(RAW_RETENTION_DAYS="1")
+    ready, expired = world.ready(), world.pending()
+    world.age(ready, days=2)
+    world.age(expired, 1300)
+    assert world.uploads.expire(10) == 1
+    waits = {}
+    for row in world.deletion.claim(10):
+        world.deletion.postpone(row, is_refused=True)
+        waits[row.id] = (world.row(row.id).due_at - row.claimed_at).total_seconds() // 60
+    assert waits == {ready: 15, expired: 0}
+
+
 def test_without_keys_for_the_store_no_upload_is_left_behind(world, monkeypatch):
     def presign_upload(*_, **__):
         raise StoreUnavailable("no keys for the store")
