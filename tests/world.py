@@ -156,7 +156,7 @@ class World:
         """Purge what is due now; return how many media that were."""
         claimed = self.deletion.claim(100)
         for row in claimed:
-            assert self.deletion.purge(row), "all gone"
+            self.deletion.purge(row)
         return len(claimed)
 
     # What a test looks at and bends.
