@@ -217,7 +217,7 @@ class _Retry(urllib3.Retry):
 
 
 def _has_hung(error: Exception) -> bool:
-    """Return whether a call waited in vain; no host, or one that refuses, is told at once."""
+    """Return whether a call waited in vain; a host that refuses one says so at once."""
     if isinstance(error, ProtocolError):  # the store stopped reading a body
         return isinstance(error.args[-1], TimeoutError)
     if isinstance(error, NameResolutionError):  # a resolver may take as long as it likes

@@ -1246,6 +1246,7 @@ def test_originals_of_ready_media_are_purged_after_their_retention(make_world):
     assert world.purge_due() == 1
     assert not world.has_original(media_id)
     assert world.public_keys(media_id) == [f"media/{media_id}/main.webp"]
+    assert world.status(media_id) == "ready"
     assert world.complete(media_id).status == "ready"
     assert world.row(media_id).due_at is None
 
