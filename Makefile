@@ -13,7 +13,7 @@ help: ## Show this list
 
 .PHONY: run
 run: ## Run everything here on http://127.0.0.1:8000 (PORT=… for another); Ctrl-C stops it
-	@scripts/make-venv requirements-worker.txt requirements-local.txt
+	@scripts/make-venv .venv requirements-worker.txt requirements-local.txt
 	@exec $(python) -m devstack.run
 
 .PHONY: test
@@ -37,8 +37,8 @@ chaos: venv ## Break everything while it is used, then check the books (N=300 SE
 
 .PHONY: bench
 bench: venv ## Measure it all beside references (ROWS=10000 PHOTOS=folder ARGS=--help)
-	@scripts/make-venv requirements-bench.txt
-	@VENV=var/deployed scripts/make-venv requirements.txt requirements-worker.txt
+	@scripts/make-venv .venv requirements-bench.txt
+	@scripts/make-venv var/deployed requirements.txt requirements-worker.txt
 	@scripts/install-test-services
 	$(python) -m benchmarks --python var/deployed/bin/python $(if $(ROWS),--rows $(ROWS)) $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
@@ -68,7 +68,7 @@ settings: venv ## Write docs/settings.md's tables and .env.example anew from the
 
 .PHONY: venv
 venv: ## Make .venv, or bring it up to date
-	@scripts/make-venv requirements-dev.txt
+	@scripts/make-venv .venv requirements-dev.txt
 
 .PHONY: requirements
 requirements: venv ## Pin the requirement files anew
