@@ -18,7 +18,8 @@ COPY config config
 COPY mediaservice mediaservice
 COPY mediaworker mediaworker
 COPY migrations migrations
-RUN python -m compileall -q /app
+# Readable for everybody, whatever the umask of the checkout.
+RUN chmod -R a+rX /app && python -m compileall -q /app
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -28,5 +29,5 @@ EXPOSE 8000
 # For web; an orchestrator gives listener and worker their own check, or none. Patient, because a check
 # waits in line with requests that a hanging store holds up, and a restart would not mend that.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=12 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PORT\"]}/healthz', timeout=4)"]
 CMD ["gunicorn", "--config", "config/gunicorn.py", "app:app"]

@@ -18,7 +18,8 @@ DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 PROCFILE = dict(
     line.split(": ", 1) for line in (PROJECT / "Procfile").read_text().splitlines() if line
 )
-COMPOSE = yaml.safe_load((PROJECT / "compose.yaml").read_text())["services"]
+COMPOSE_TEXT = (PROJECT / "compose.yaml").read_text()
+COMPOSE = yaml.safe_load(COMPOSE_TEXT)["services"]
 SETTINGS = {"release": Settings, "web": Settings, "listener": Settings, "worker": WorkerSettings}
 PROCESSES = ("web", "listener", "worker")
 # What the roles' commands start, and what the release's runs.
@@ -45,6 +46,15 @@ def test_the_environment_of_compose_is_one_to_start_with(role):
 def test_compose_gives_no_variable_that_nobody_reads(role):
     known = {field.name.upper() for field in dataclasses.fields(Settings)} | GUNICORN.keys()
     assert environment_of(role).keys() - known == set()
+
+
+def test_the_command_that_examines_the_store_of_compose_has_the_settings_it_needs():
+    (command,) = re.findall(r"^#  +(docker compose exec (?:\\\n|.)+)$", COMPOSE_TEXT, re.MULTILINE)
+    assert command.endswith(" web flask --app app media doctor")
+    given = dict(re.findall(r"-e (\w+)=(\S*)", command))
+    settings = Settings.from_environ({**environment_of("web"), **given})
+    assert not settings.s3_public_endpoint, "upload URLs are signed for S3_ENDPOINT"
+    assert settings.cdn_base_url.startswith(f"{settings.s3_endpoint}/")
 
 
 def command_of(role: str) -> list[str]:
