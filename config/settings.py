@@ -331,8 +331,9 @@ class Settings(WorkerSettings):
     database_url: str = _setting(
         _DatabaseUrl(),
         "PostgreSQL, as `postgresql://user:password@host/name`. Across a network add "
-        "`?sslmode=verify-full&sslrootcert=/path/of/ca.pem`, or `sslrootcert=system`: by default "
-        "the driver accepts any certificate, or no TLS.",
+        "`?sslmode=verify-full&sslrootcert=/path/of/ca.pem`, such as "
+        "`/etc/ssl/certs/ca-certificates.crt`: by default the driver accepts any certificate, or "
+        "no TLS.",
     )
     s3_public_endpoint: str = _setting(
         _BaseUrl("https", "http"),

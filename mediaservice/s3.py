@@ -195,6 +195,7 @@ class S3Client:
                 retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_READ_SECONDS,
+                proxies={},  # none, whatever the environment says; as in other calls
             ),
         )
 

@@ -3,6 +3,8 @@
 No fixtures and no assertions here: `conftest` starts servers, tests say what should be true.
 """
 
+import base64
+import hashlib
 import io
 import random
 import subprocess
@@ -80,6 +82,11 @@ def png(width: int = 64, height: int = 48) -> bytes:
     written = io.BytesIO()
     Image.linear_gradient("L").resize((width, height)).save(written, "PNG")
     return written.getvalue()
+
+
+def sha256(body: bytes) -> str:
+    """Return a checksum as S3 writes it: the digest in base64."""
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def iso_media(*brands: str) -> bytes:

@@ -3,9 +3,7 @@
 Sequential scenarios; what happens at the same time is in `test_races`.
 """
 
-import base64
 import dataclasses
-import hashlib
 from datetime import timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -19,7 +17,7 @@ from mediaservice.messages import ProcessedResult, Variant
 from mediaservice.models import Media
 from mediaservice.states import NOBODY
 from mediaservice.storage import StoreUnavailable
-from tests.builders import jpeg, png
+from tests.builders import jpeg, png, sha256
 from tests.world import failed, processed
 
 URL_LIFE = timedelta(seconds=900)
@@ -170,10 +168,6 @@ def test_completing_pins_the_object(world):
     assert (row.attempt, row.attempts_left) == (0, 3)
 
 
-def sha256_of(body):
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
-
-
 PHOTO, DRAWING = jpeg(), png()
 
 
@@ -185,8 +179,8 @@ PHOTO, DRAWING = jpeg(), png()
         ({"content_type": "image/png"}, {"ContentType": "image/png"}, errors.CONTENT_MISMATCH),
         ({"size_bytes": 9}, {"Body": b"no image!"}, errors.CONTENT_MISMATCH),
         ({"size_bytes": 0}, {"Body": b""}, errors.CONTENT_MISMATCH),
-        ({"checksum_sha256": sha256_of(DRAWING)}, {}, errors.CHECKSUM_MISMATCH),
-        ({"checksum_sha256": sha256_of(PHOTO)}, {}, None),
+        ({"checksum_sha256": sha256(DRAWING)}, {}, errors.CHECKSUM_MISMATCH),
+        ({"checksum_sha256": sha256(PHOTO)}, {}, None),
         ({}, {}, None),
         (
             {"content_type": "image/png", "size_bytes": len(DRAWING)},
@@ -199,7 +193,7 @@ def test_what_is_stored_must_be_what_was_declared(world, declared, stored, failu
     declared = {"content_type": "image/jpeg", "size_bytes": len(PHOTO), **declared}
     media_id = world.request(**declared).media_id
     arguments = {"ContentType": "image/jpeg", "Body": PHOTO, **stored}
-    arguments["ChecksumSHA256"] = sha256_of(arguments["Body"])
+    arguments["ChecksumSHA256"] = sha256(arguments["Body"])
     world.client.put_object(Bucket="raw", Key=f"uploads/{media_id}", **arguments)
     if failure is None:
         row = world.complete(media_id)

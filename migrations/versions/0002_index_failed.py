@@ -33,6 +33,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
-    for name in INDEXES:
-        op.drop_index(name, "media")
+    """Drop them, while the service goes on as well."""
+    with op.get_context().autocommit_block():
+        for name in INDEXES:
+            op.drop_index(name, "media", if_exists=True, postgresql_concurrently=True)

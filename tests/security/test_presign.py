@@ -1,7 +1,5 @@
 """The upload URL in the wrong hands: whatever is changed in it, nothing else comes of it."""
 
-import base64
-import hashlib
 import http.client
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from tests.builders import jpeg
+from tests.builders import jpeg, sha256
 from tests.security.service import Service
 from tests.world import TIMES
 
@@ -76,10 +74,6 @@ class Put:
         status = connection.getresponse().status
         connection.close()
         return status
-
-
-def digest(body: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def earlier(put: Put) -> str:
@@ -221,7 +215,7 @@ def test_a_copy_of_somebody_elses_original_is_refused(service: Service):
 CHECKSUMS: dict[str, Attack] = {
     "another body of the same length": lambda p: replace(p, body=BODY[:-1] + b"x"),
     "another checksum": lambda p: replace(p, body=BODY[:-1] + b"x").saying(
-        **{"x-amz-checksum-sha256": digest(BODY[:-1] + b"x")}
+        **{"x-amz-checksum-sha256": sha256(BODY[:-1] + b"x")}
     ),
     "no checksum": lambda p: p.saying(**{"x-amz-checksum-sha256": None}),
     "a weaker checksum": lambda p: p.saying(
@@ -232,7 +226,7 @@ CHECKSUMS: dict[str, Attack] = {
 
 @pytest.mark.parametrize("attack", CHECKSUMS.values(), ids=CHECKSUMS)
 def test_a_declared_checksum_admits_no_other_bytes(service: Service, attack: Attack):
-    put = Put.of(service.request(BODY, checksum_sha256=digest(BODY)))
+    put = Put.of(service.request(BODY, checksum_sha256=sha256(BODY)))
     before = service.objects()
     assert 400 <= attack(put).send() < 500
     assert service.objects() == before
@@ -315,7 +309,7 @@ def age_all(service: Service, hours: int) -> None:
 
 def test_keys_come_from_ids_alone(service: Service):
     """Nothing a client says gets into a key."""
-    presigned = service.request(BODY, owner_type="event", checksum_sha256=digest(BODY))
+    presigned = service.request(BODY, owner_type="event", checksum_sha256=sha256(BODY))
     put = Put.of(presigned)
     assert put.path == f"/{service.storage.raw_bucket}/uploads/{presigned['upload_id']}"
 
