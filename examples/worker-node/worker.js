@@ -36,11 +36,14 @@ class JobFailed extends Error {
 }
 
 function urlOf(bucket, key) {
-  return `${S3_ENDPOINT}/${bucket}/${key.split("/").map(encodeURIComponent).join("/")}`;
+  return `${S3_ENDPOINT.replace(/\/+$/, "")}/${bucket}/${key.split("/").map(encodeURIComponent).join("/")}`;
 }
 
-/** What the store may say of an original, and no further attempt will change. */
-const FINAL_ANSWERS = { 404: "original_missing", 412: "original_changed" };
+/**
+ * What the store may say of an original, by its own codes, and no further attempt will change. The
+ * bare 404 of a proxy says nothing of the original.
+ */
+const FINAL_ANSWERS = { NoSuchKey: "original_missing", PreconditionFailed: "original_changed" };
 
 /** Return the bytes that the store answers a call with. */
 async function callStore(bucket, key, init, finalAnswers = {}) {
@@ -51,11 +54,10 @@ async function callStore(bucket, key, init, finalAnswers = {}) {
   } catch (error) {
     throw new JobFailed("store_unavailable", String(error), { retryable: true });
   }
-  if (answer.status in finalAnswers) {
-    throw new JobFailed(finalAnswers[answer.status], `status ${answer.status} for ${key}`);
-  }
   if (!answer.ok) {
-    throw new JobFailed("store_unavailable", `status ${answer.status}`, { retryable: true });
+    const [, said = `status ${answer.status}`] = /<Code>(\w+)<\/Code>/.exec(bytes) ?? [];
+    const code = finalAnswers[said];
+    throw new JobFailed(code ?? "store_unavailable", `${said} for ${key}`, { retryable: !code });
   }
   return bytes;
 }

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import signal
+from contextlib import ExitStack
 from uuid import uuid4
 
 import pytest
@@ -17,6 +18,7 @@ from mediaservice.messages import decode, encode
 from tests.builders import jpeg, process_request
 from tests.npm import install
 from tests.queues import count, put, take
+from tests.scripted_store import ScriptedStore, answer
 
 # What is in hand is finished first, on a machine that may have much else to do.
 STOP_SECONDS = 30
@@ -30,24 +32,35 @@ def example(tmp_path_factory):
 
 
 @pytest.fixture
-def node_worker(example, service, tmp_path):
+def start_worker(example, service, tmp_path):
     assert service.worker.stop() == 0
     log = tmp_path / "worker-node.log"
-    environ = {
-        "PATH": os.environ["PATH"],
-        "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{service.to_rabbitmq.port}/",
-        **service.store.variables,
-    }
-    worker = Process(
-        "worker-node",
-        ["node", "worker.js"],
-        log_path=log,
-        environ=environ,
-        cwd=example,
-        is_ready=lambda: b"worker_started" in log.read_bytes(),
-    )
-    with worker:
-        yield worker
+
+    with ExitStack() as started:
+
+        def start(**variables):
+            environ = {
+                "PATH": os.environ["PATH"],
+                "BROKER_URL": f"amqp://guest:guest@127.0.0.1:{service.to_rabbitmq.port}/",
+                **service.store.variables,
+                **variables,
+            }
+            worker = Process(
+                "worker-node",
+                ["node", "worker.js"],
+                log_path=log,
+                environ=environ,
+                cwd=example,
+                is_ready=lambda: b"worker_started" in log.read_bytes(),
+            )
+            return started.enter_context(worker)
+
+        yield start
+
+
+@pytest.fixture
+def node_worker(start_worker):
+    return start_worker()
 
 
 def test_a_photo_gets_ready_and_clean(service, node_worker):
@@ -87,13 +100,25 @@ def test_a_bucket_that_is_not_there_for_a_rendition_says_nothing_of_the_original
     service.listener.stop()
     key = f"uploads/{uuid4()}"
     stored = service.store.client().put_object(Bucket="raw", Key=key, Body=jpeg())
-    put(
-        amqp,
-        *encode(process_request(raw_key=key, raw_etag=stored["ETag"], public_bucket="missing")),
-    )
+    job = process_request(raw_key=key, raw_etag=stored["ETag"], public_bucket="missing")
+    put(amqp, *encode(job))
     method, _, body = take(amqp, RESULTS_QUEUE)
     error = decode(method.routing_key, body).error
     assert (error.code, error.retryable) == ("store_unavailable", True), error.message
+    service.listener.start()
+
+
+def test_a_404_of_something_before_the_store_says_nothing_of_the_original(
+    service, start_worker, amqp
+):
+    service.listener.stop()
+    with ScriptedStore([answer(404, b"default backend - 404")]) as proxy:
+        start_worker(S3_ENDPOINT=f"{proxy.endpoint}/")
+        put(amqp, *encode(process_request()))
+        method, _, body = take(amqp, RESULTS_QUEUE)
+    error = decode(method.routing_key, body).error
+    assert (error.code, error.retryable) == ("store_unavailable", True), error.message
+    assert proxy.requests[0].startswith("GET /raw/")
     service.listener.start()
 
 
