@@ -864,19 +864,21 @@ def test_of_a_worker_that_tells_its_main_image_alone_the_url_is_shown(capsys):
     assert capsys.readouterr().out.splitlines() == ["photo.jpg: ready 7", "  http://cdn/m"]
 
 
-@pytest.mark.usefixtures("_at_once")
 def test_a_token_may_be_in_a_file(run_without_servers, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(jpeg())
     (tmp_path / "token").write_text("secret\n")
-    words = ("upload", tmp_path / "photo.jpg", "--url", "http://127.0.0.1:9")
-    words = (*words, "--token-file", tmp_path / "token", "--timeout", 0)
-    refused = run_without_servers(*words, "--token", "secret")
-    assert (refused.code, refused.lines) == (2, [])
-    assert "either --token or --token-file" in refused.err
-    shown = run_without_servers(*words)
+    refusal = answer(401, b'{"error": "unauthenticated", "message": "no"}')
+    with ScriptedStore([refusal]) as service:
+        words = ("upload", tmp_path / "photo.jpg", "--url", service.endpoint)
+        words = (*words, "--token-file", tmp_path / "token")
+        refused = run_without_servers(*words, "--token", "secret")
+        assert (refused.code, refused.lines, service.requests) == (2, [], [])
+        assert "either --token or --token-file" in refused.err
+        shown = run_without_servers(*words)
     assert shown.code == 1
     assert shown.lines[0].startswith(f"{tmp_path / 'photo.jpg'}: failed: ")
     assert "secret" not in shown.out + shown.err
+    assert "\r\nAuthorization: Bearer secret\r\n" in service.requests[0]
 
 
 @pytest.mark.slow

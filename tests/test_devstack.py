@@ -66,7 +66,7 @@ def test_what_never_gets_ready_is_stopped_and_reported_with_its_last_words(tmp_p
     assert left_over(tmp_path) == []
 
 
-def test_a_port_is_promised_once_whoever_asks(tmp_path):
+def test_a_port_is_promised_once_whoever_asks():
     port = find_free_ports()
     ask = "import sys; from devstack.process import _claim; print(_claim([int(sys.argv[1])]))"
     asked = subprocess.run(
@@ -147,7 +147,6 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
     with parts:
         (first, abandoned), (second, kept) = start(), start()
         first.kill()
-        assert (abandoned.exists(), kept.exists()) == (True, True)
         third, last = start()
         assert (abandoned.exists(), kept.exists(), last.exists()) == (False, True, True)
         assert (second.stop(), third.stop()) == (0, 0)

@@ -121,17 +121,12 @@ def unmigrated(tmp_path_factory, seaweedfs, module_buckets):
 def examine_services(environ):
     """Examine database, broker and clocks of a patient that has no store."""
 
-    def examine_services(now=None, **variables):
+    def examine_services(behind=None, **variables):
         with closing(Patient(environ | variables)) as patient:
-            patient.examine_services(now)
+            patient.examine_services(None if behind is None else datetime.now(UTC) - behind)
         return patient
 
     return examine_services
-
-
-@pytest.fixture
-def client(store_client):
-    return store_client
 
 
 # in good health
@@ -181,29 +176,29 @@ def test_every_fault_comes_with_what_to_do(unmigrated):
 # faults of the store's set-up
 
 
-def allow(client, bucket, *actions):
+def allow(store_client, bucket, *actions):
     statement = {"Effect": "Allow", "Principal": "*", "Action": list(actions)}
     resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
     policy = {"Version": "2012-10-17", "Statement": [{**statement, "Resource": resources}]}
-    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    store_client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
-def test_readable_originals_are_found(patient, client):
-    allow(client, patient.storage.raw_bucket, "s3:GetObject")
+def test_readable_originals_are_found(patient, store_client):
+    allow(store_client, patient.storage.raw_bucket, "s3:GetObject")
     patient.examine()
     assert patient.not_ok.keys() >= {"raw_private"}
     assert "GET: HTTP 200" in patient.checks["raw_private"].found
 
 
-def test_a_public_bucket_that_anybody_may_list_is_found(patient, client):
-    allow(client, patient.storage.public_bucket, "s3:GetObject", "s3:ListBucket")
+def test_a_public_bucket_that_anybody_may_list_is_found(patient, store_client):
+    allow(store_client, patient.storage.public_bucket, "s3:GetObject", "s3:ListBucket")
     patient.examine()
     assert patient.verdict("public_closed") is Verdict.FAILED
     assert patient.verdict("cdn") is Verdict.OK
 
 
-def test_a_closed_public_bucket_is_a_fault_where_it_is_the_cdn(patient, client):
-    client.delete_bucket_policy(Bucket=patient.storage.public_bucket)
+def test_a_closed_public_bucket_is_a_fault_where_it_is_the_cdn(patient, store_client):
+    store_client.delete_bucket_policy(Bucket=patient.storage.public_bucket)
     patient.examine()
     assert patient.verdict("cdn") is Verdict.FAILED
     assert patient.verdict("public_read") is Verdict.WARNING
@@ -223,13 +218,13 @@ def test_a_cdn_of_another_bucket_is_found(make_patient, seaweedfs):
     assert patient.checks["cdn"].found.startswith("HTTP 4")
 
 
-def set_cors(client, bucket, **rule):
+def set_cors(store_client, bucket, **rule):
     rules = [{"AllowedMethods": ["PUT"], "AllowedHeaders": ["*"], "AllowedOrigins": ["*"], **rule}]
-    client.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": rules})
+    store_client.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": rules})
 
 
-def test_cors_for_everybody_is_found(patient, client):
-    set_cors(client, patient.storage.raw_bucket)
+def test_cors_for_everybody_is_found(patient, store_client):
+    set_cors(store_client, patient.storage.raw_bucket)
     patient.examine()
     assert patient.verdict("cors") is Verdict.OK
     assert patient.verdict("cors_foreign") is Verdict.FAILED
@@ -244,25 +239,25 @@ def test_cors_for_everybody_is_found(patient, client):
     ],
     ids=["origins", "headers", "methods"],
 )
-def test_cors_that_would_stop_our_own_pages_is_found(patient, client, rule, fault):
+def test_cors_that_would_stop_our_own_pages_is_found(patient, store_client, rule, fault):
     origins = {"AllowedOrigins": [ORIGIN, OTHER_ORIGIN]}
-    set_cors(client, patient.storage.raw_bucket, **{**origins, **rule})
+    set_cors(store_client, patient.storage.raw_bucket, **{**origins, **rule})
     patient.examine()
     assert patient.verdict("cors") is Verdict.FAILED
     assert fault in patient.checks["cors"].found
 
 
 @pytest.mark.parametrize("status", ["Enabled", "Suspended"])
-def test_a_bucket_that_may_keep_versions_is_a_warning(patient, client, status):
-    client.put_bucket_versioning(
+def test_a_bucket_that_may_keep_versions_is_a_warning(patient, store_client, status):
+    store_client.put_bucket_versioning(
         Bucket=patient.storage.raw_bucket, VersioningConfiguration={"Status": status}
     )
     patient.examine()
     assert patient.verdict("no_versions") is Verdict.WARNING
     assert f"versioning is {status} in" in patient.checks["no_versions"].found
-    versions = client.list_object_versions(Bucket=patient.storage.raw_bucket)
+    versions = store_client.list_object_versions(Bucket=patient.storage.raw_bucket)
     for found in versions.get("Versions", []) + versions.get("DeleteMarkers", []):
-        client.delete_object(
+        store_client.delete_object(
             Bucket=patient.storage.raw_bucket, Key=found["Key"], VersionId=found["VersionId"]
         )
 
@@ -348,7 +343,7 @@ def test_a_queue_with_other_arguments_is_found(examine_services, rabbitmq):
     ],
 )
 def test_a_clock_that_is_off_is_found(examine_services, behind, verdict):
-    patient = examine_services(datetime.now(UTC) - behind)
+    patient = examine_services(behind)
     assert patient.verdict("clocks") is verdict
 
 

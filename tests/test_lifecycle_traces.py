@@ -1,5 +1,6 @@
 """What a change of status leaves for audits: one line with the media and the request it goes on."""
 
+from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
@@ -116,7 +117,7 @@ def test_retries(world):
     one, another = world.failed(), world.failed()
     retry = partial(world.processing.retry, one)
     assert lines_of(retry) == [line_of(Event.RETRY_REQUESTED, one)]
-    later = world.now().replace(year=world.now().year + 1)
+    later = world.now() + timedelta(days=1)
     retry_all = partial(world.processing.retry_failed, 10, failed_before=later)
     assert lines_of(retry_all) == [line_of(Event.RETRY_REQUESTED, another, request_id=None)]
 

@@ -239,16 +239,16 @@ def test_stopping_finishes_what_is_in_hand_and_leaves_the_rest_to_others(
     for media_id in media_ids:
         answer(amqp, processed(media_id))
     listener = make_listener(world)
-    thread = threading.Thread(target=listener.run)
-    thread.start()
-    wait_until(
-        lambda: world.count(Media.c.status == "ready") > 0,
-        seconds=20,
-        what="the first answer",
-    )
-    listener.stop()
-    thread.join()
+    acknowledge = listener._broker.ack
+
+    def acknowledge_and_stop(deliveries):
+        acknowledge(deliveries)
+        listener.stop()
+
+    listener._broker.ack = acknowledge_and_stop
+    listener.run()
     left = world.count(Media.c.status == "processing")
+    assert 0 < left < len(media_ids)
     wait_until(lambda: count(amqp, RESULTS_QUEUE) == left, seconds=10, what="the rest to be back")
 
 

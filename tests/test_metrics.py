@@ -119,7 +119,7 @@ def test_in_development_nobody_else_sees_them(client, environ_base, headers):
     assert shown.status_code == 401
 
 
-def test_in_production_they_are_hidden_unless_there_is_a_token(make_client, sqlite_url):
+def test_in_production_they_are_hidden_unless_there_is_a_token(make_client):
     variables = production()
     hidden = make_client(**variables)
     assert hidden.get("/metrics", base_url="http://localhost").status_code == 401
@@ -342,7 +342,7 @@ def test_of_a_job_from_before_its_time_was_kept_no_time_to_ready_is_told(world):
     assert value("media_time_to_ready_seconds_count") == before
 
 
-def test_what_is_due_is_measured_by_kind_with_its_age(world, run):
+def test_what_is_due_is_measured_by_kind_with_its_age(world):
     ago = timedelta(seconds=500)
     now = world.now()
     world.insert(due_at=now - ago, attempts_left=1)

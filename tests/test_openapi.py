@@ -1,6 +1,7 @@
 """The OpenAPI document: kept, valid, complete, and true of what the service answers."""
 
 import json
+import re
 import secrets
 
 import pytest
@@ -92,6 +93,14 @@ def test_what_is_asked_is_closed_and_what_is_answered_may_grow(document):
         if name not in closed
     }
     assert optional == {("Error", "errors")}
+
+
+def test_a_page_has_as_many_media_as_the_contract_says(document):
+    listing = document["paths"]["/api/media"]["get"]["parameters"]
+    (limit,) = [parameter["schema"] for parameter in listing if parameter["name"] == "limit"]
+    contract = (PROJECT / "docs" / "contract.md").read_text()
+    (said,) = re.findall(r"`limit` is (\d+) to (\d+) and (\d+) by default", contract)
+    assert said == tuple(str(limit[name]) for name in ("minimum", "maximum", "default"))
 
 
 def test_generated_clients_have_a_name_for_every_call(document):

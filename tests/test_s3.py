@@ -107,13 +107,14 @@ def test_deleting_what_is_not_there_is_fine_with_stores_that_say_so(make_store):
     assert storage.purge(raw_key="uploads/k", public_prefix=None)
 
 
-@pytest.mark.parametrize("prefix", [None, "media/k/"])
+@pytest.mark.parametrize(("before", "method"), [([], "DELETE"), ([answer(204)], "GET")])
 def test_nothing_counts_as_purged_because_something_before_the_store_knows_no_address(
-    make_store, prefix
+    make_store, before, method
 ):
-    _, storage = make_store(*[answer(404, b"default backend - 404")] * 9)
+    store, storage = make_store(*before, *[answer(404, b"default backend - 404")] * 9)
     with pytest.raises(StoreUnavailable):
-        storage.purge(raw_key="uploads/k", public_prefix=prefix)
+        storage.purge(raw_key="uploads/k", public_prefix="media/k/")
+    assert store.requests[len(before)].startswith(f"{method} ")
 
 
 # attempts

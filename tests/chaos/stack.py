@@ -92,5 +92,7 @@ class Stack(Deployment):
     def audit(self) -> list[str]:
         """Return what the service's own audit has to report, besides its totals."""
         done = self.flask("media", "audit", "--min-age=0", "--json", check=False)
-        *findings, totals = done.stdout.splitlines() or [""]
-        return findings if totals else [done.stderr]
+        lines = done.stdout.splitlines()
+        if done.returncode not in (0, 1):
+            return [*lines, done.stderr]
+        return lines[:-1]

@@ -332,7 +332,9 @@ def test_a_stranger_learns_nothing_of_a_media_that_is_not_ready(service: Service
 
 
 def test_a_cursor_of_somebody_elses_media_shows_only_ones_own(service: Service):
-    other = service.call("POST", "/request-upload", caller=BOB, json=GOOD).get_json()["upload_id"]
+    earlier = service.call("POST", "/request-upload", caller=BOB, json=GOOD)
     mine = service.request(jpeg())["upload_id"]
-    listed = service.call("GET", f"?cursor={mine}").get_json()["items"]
-    assert other not in {item["id"] for item in listed}
+    later = service.call("POST", "/request-upload", caller=BOB, json=GOOD)
+    assert (earlier.status_code, later.status_code) == (201, 201)
+    listed = service.call("GET", f"?cursor={later.get_json()['upload_id']}").get_json()["items"]
+    assert [item["id"] for item in listed] == [mine]

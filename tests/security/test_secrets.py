@@ -34,7 +34,7 @@ SIGNED = re.compile(r"X-Amz-(Signature|Credential|Security-Token)|AWS4-HMAC|Bear
 @pytest.fixture
 def known() -> dict[str, str]:
     """The secrets of this deployment, by their variable; each is used, or fails to be."""
-    return {name: secrets.token_hex(24) for name in ("JWT_SECRET", "DATABASE", "S3", "BROKER")}
+    return {name: secrets.token_hex(24) for name in ("JWT_SECRET", "DATABASE", "S3")}
 
 
 @pytest.fixture

@@ -162,6 +162,31 @@ def test_connections_are_kept_alive_while_the_store_is_slow(
     assert isinstance(answer, ProcessedResult), answer
 
 
+def test_a_job_is_acknowledged_once_its_result_is_confirmed(results, seaweedfs, run_worker):
+    steps = []
+
+    class Broker(RabbitMQBroker):
+        """Confirms a result only when it is published again."""
+
+        def publish(self, publications):
+            steps.append("publish")
+            return publications if len(steps) == 1 else super().publish(publications)
+
+        def sleep(self, seconds):
+            super().sleep(0)
+
+        def ack(self, deliveries):
+            steps.append("ack")
+            super().ack(deliveries)
+
+    job = make_job(seaweedfs, jpeg(40, 30))
+    results.publish([Publication(job)])
+    run_worker(broker_class=Broker)
+    assert isinstance(take_answers(results, 1)[job.media_id], ProcessedResult)
+    wait_until(lambda: "ack" in steps, seconds=20, what="the acknowledgement")
+    assert steps == ["publish", "publish", "ack"]
+
+
 def test_an_original_too_large_to_decode_is_not_even_fetched(storage):
     unfetchable = process_request(media_id=uuid4(), size_bytes=MAX_INPUT_BYTES + 1)
     answer = Worker(storage, render=None).process(unfetchable)
