@@ -95,33 +95,33 @@ def current_traceparent() -> str | None:
 
 def statement_span(sql: str) -> AbstractContextManager[Any]:
     """Return the context of one SQL statement that does not go through SQLAlchemy."""
-    if _provider is None:
-        return _NO_SPAN
-    from opentelemetry.trace import SpanKind
-
-    return _provider.get_tracer(__name__).start_as_current_span(
-        sql.partition(" ")[0],
-        kind=SpanKind.CLIENT,
-        attributes={"db.system": "postgresql", "db.statement": sql},
-    )
+    return _call_span(sql.partition(" ")[0], {"db.system": "postgresql", "db.statement": sql})
 
 
 def store_span(operation: str, bucket: str) -> AbstractContextManager[Any]:
     """Return the context of one call to the store, named as AWS names it: `S3.GetObject`."""
-    if _provider is None:
-        return _NO_SPAN
-    from opentelemetry.trace import SpanKind
-
     method = operation.title().replace("_", "")
-    return _provider.get_tracer(__name__).start_as_current_span(
+    return _call_span(
         f"S3.{method}",
-        kind=SpanKind.CLIENT,
-        attributes={
+        {
             "rpc.system": "aws-api",
             "rpc.service": "S3",
             "rpc.method": method,
             "aws.s3.bucket": bucket,
         },
+    )
+
+
+def _call_span(name: str, attributes: dict[str, str]) -> AbstractContextManager[Any]:
+    """Return the context of a call; one that is part of nothing, as polling is, would be noise."""
+    if _provider is None:
+        return _NO_SPAN
+    from opentelemetry.trace import SpanKind, get_current_span
+
+    if not get_current_span().get_span_context().is_valid:
+        return _NO_SPAN
+    return _provider.get_tracer(__name__).start_as_current_span(
+        name, kind=SpanKind.CLIENT, attributes=attributes
     )
 
 

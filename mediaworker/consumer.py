@@ -98,6 +98,8 @@ class Consumer:
 
     def _take(self, pool: ThreadPoolExecutor) -> None:
         is_idle = not self._fetching
+        if is_idle:
+            self._broker.can_publish()  # so that a lost connection is back before it is needed
         for delivery in self._broker.consume(
             limit=FETCH_AHEAD - len(self._fetching), wait_seconds=POLL_SECONDS if is_idle else 0
         ):

@@ -83,6 +83,13 @@ def test_statements_and_store_calls_are_part_of_the_request(exporter, make_app, 
     assert request.resource.attributes["service.name"] == "media-test"
 
 
+def test_polling_makes_no_traces(exporter, world):
+    world.pending()
+    assert world.processing.claim(10) == []
+    world.storage.ping()
+    assert exporter.get_finished_spans() == ()
+
+
 def test_health_checks_make_no_traces(exporter, make_app):
     client = make_app().test_client()
     for path in ("/healthz", "/metrics"):

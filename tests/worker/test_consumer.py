@@ -128,6 +128,22 @@ def test_every_job_of_a_mixed_queue_gets_its_own_answer(results, seaweedfs, run_
     assert results.consume(limit=1, wait_seconds=0.2) == []
 
 
+def test_a_worker_connects_to_publish_before_it_has_anything(amqp, run_worker):
+    made = []
+
+    class Broker(RabbitMQBroker):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            made.append(self)
+
+    run_worker(broker_class=Broker)
+    wait_until(
+        lambda: made and all(link.is_open for link in made[0]._publishing),
+        seconds=30,
+        what="a connection to publish over",
+    )
+
+
 def test_connections_are_kept_alive_while_the_store_is_slow(
     results, seaweedfs, storage, run_worker
 ):
