@@ -3,13 +3,16 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import boto3
+import flask_migrate
 import pika
+import psycopg
 import pytest
 import requests
 from botocore.exceptions import ClientError
@@ -18,17 +21,20 @@ from moto.s3.responses import ACTION_MAP
 from pika.exceptions import ChannelClosedByBroker
 
 from config.settings import Settings
+from devstack.postgresql import PostgreSQL
 from devstack.rabbitmq import RabbitMQ
-from mediaservice import PROJECT
+from mediaservice import PROJECT, create_app
 from mediaservice.broker import DEAD_LETTER_QUEUE, PROCESS_QUEUE, RESULTS_QUEUE, Publication
 from mediaservice.broker.admin import BrokerAdmin
 from mediaservice.broker.rabbitmq import RabbitMQBroker
 from mediaservice.broker.topology import declare_topology
+from mediaservice.doctor.services import database_probes
 from mediaservice.messages import MEDIA_FAILED, MEDIA_PROCESS, MEDIA_PROCESSED
 from mediaservice.storage import ObjectNotFound, Storage, StoreUnavailable
 from mediaworker.contract import SAMPLE_JOB
 from tests.builders import environment, jpeg
 from tests.counters import grows
+from tests.world import World, processed
 
 POLICIES = PROJECT / "docs" / "policies"
 ROLES = ("web", "listener", "worker", "operator")
@@ -180,6 +186,69 @@ def test_no_policy_has_wildcards_for_actions_or_buckets():
                 values = statement[name]
                 for value in [values] if isinstance(values, str) else values:
                     assert "*" not in value.removesuffix("/*"), (path.name, value)
+
+
+# PostgreSQL
+
+
+@pytest.fixture(scope="module")
+def database_urls(
+    postgresql: PostgreSQL, make_database: Callable[..., AbstractContextManager[str]]
+) -> Iterator[dict[str, str]]:
+    """A migrated database as each role sees it, with its grants and nothing more."""
+    roles = ("web", "listener")
+    with make_database("template1") as url:
+        settings = Settings.from_environ(environment(DATABASE_URL=url))
+        app = create_app(settings, with_commands=True)
+        with app.app_context():
+            flask_migrate.upgrade()
+        app.extensions["media"].lifecycle.rows.engine.dispose()
+        name, password = url.rpartition("/")[2], uuid4().hex
+        with postgresql.connect(name) as connection:
+            for role in roles:
+                connection.execute(f"CREATE ROLE media_{role} LOGIN PASSWORD '{password}'")
+            connection.execute((POLICIES / "postgresql.sql").read_bytes())
+        yield {
+            role: f"postgresql://media_{role}:{password}@127.0.0.1:{postgresql.port}/{name}"
+            for role in roles
+        }
+    with postgresql.connect() as connection:
+        for role in roles:
+            connection.execute(f"DROP ROLE media_{role}")
+
+
+def test_the_grants_are_enough_for_a_whole_life(
+    make_world: Callable[..., World], database_urls: dict[str, str]
+):
+    web, listener = (make_world(DATABASE_URL=database_urls[role]) for role in ("web", "listener"))
+    media_id = web.completed()
+    expired = web.pending()
+    listener.age(expired, days=1)
+    assert [claim.job.media_id for claim in listener.processing.claim(10)] == [media_id]
+    assert listener.apply(processed(media_id)) == ["applied"]
+    assert listener.uploads.expire(10) == 1
+    assert listener.processing.give_up(10) == 0
+    assert listener.deletion.retire(10) == 0
+    for gone in (media_id, expired):
+        web.delete(gone)
+    assert listener.purge_due() == 2
+    for gone in (media_id, expired):
+        listener.age(gone, days=2)
+    assert listener.purge_due() == 2
+    assert web.count() == 0
+    assert all(work.count == 0 for work in listener.lifecycle.statistics.due().values())
+    for probe in database_probes(listener.engine, PROJECT / "migrations"):
+        assert probe.run()
+
+
+def test_no_role_changes_tables_and_only_the_listener_deletes_rows(database_urls: dict[str, str]):
+    deeds = {role: ["DROP TABLE media", "TRUNCATE media"] for role in database_urls}
+    deeds["web"].append("DELETE FROM media")
+    for role, statements in deeds.items():
+        with psycopg.connect(database_urls[role], autocommit=True) as connection:
+            for statement in statements:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(statement)
 
 
 # RabbitMQ
