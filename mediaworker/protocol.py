@@ -57,7 +57,10 @@ def encode_reply(reply: Reply) -> bytes:
 
 def decode_reply(body: bytes | bytearray) -> Reply:
     """Return the reply in a message's body; raises msgspec.ValidationError for anything else."""
-    reply = _decoder.decode(body)
+    try:
+        reply = _decoder.decode(body)
+    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec passes on
+        raise msgspec.ValidationError(str(error)) from error
     if reply.rendered:
         for rendition in (reply.rendered.main, *reply.rendered.variants):
             if rendition.data[:4] != b"RIFF" or rendition.data[8:12] != b"WEBP":

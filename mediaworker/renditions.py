@@ -26,7 +26,7 @@ ErrorCode = Literal[
 Side = Annotated[int, Meta(ge=1, le=MAIN_LONGEST_SIDE)]
 EncodedImage = Annotated[bytes, Meta(min_length=16, max_length=16 * 1024 * 1024)]
 # A thumbhash is 5 to 25 bytes, in base64.
-Placeholder = Annotated[str, Meta(pattern="^[A-Za-z0-9+/]{7,35}={0,2}$")]
+Placeholder = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]{7,35}={0,2}$(?!\n)")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,17 @@ def put_dead(
     )
 
 
+class UndecodableProperties(pika.BasicProperties):
+    """Properties with a header that pika cannot decode: a time in milliseconds."""
+
+    def encode(self) -> list[bytes]:
+        """Return the properties as other clients, and RabbitMQ, take them."""
+        self.headers = {"sent": 1_760_000_000_000}
+        encoded = b"".join(super().encode())
+        assert b"\x04sentl" in encoded
+        return [encoded.replace(b"\x04sentl", b"\x04sentT")]
+
+
 def take(amqp: BlockingChannel, queue: str) -> tuple[Any, Any, bytes]:
     """Return method, properties and body of a queue's next message, waiting for it."""
     found = []

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import click
+import pika
 import pytest
 import structlog
 
@@ -20,6 +21,7 @@ from devstack.roles import FLASK, LISTENER, WEB, Role
 from mediaservice import PROJECT, create_app
 from mediaservice.audit import Kind
 from mediaservice.broker import (
+    DEAD_LETTER_EXCHANGE,
     DEAD_LETTER_QUEUE,
     PROCESS_QUEUE,
     RESULTS_QUEUE,
@@ -33,7 +35,7 @@ from mediaservice.lifecycle.processing import Processing
 from mediaservice.messages import MEDIA_FAILED, decode
 from mediaservice.storage import Storage, StoreUnavailable
 from tests.builders import ORIGIN, UNKNOWN_ID, environment, jpeg, png
-from tests.queues import put_dead, wait_for_count
+from tests.queues import UndecodableProperties, put_dead, wait_for_count
 from tests.scripted_store import ScriptedStore, answer, fault
 from tests.service import measured
 from tests.world import SETTINGS, World, failed
@@ -469,6 +471,14 @@ def test_everything_about_a_media_is_shown(run, world):
     assert f"{world.storage.public_bucket}/{row.public_key}" in {line[0] for line in lines}
 
 
+def test_no_key_of_an_object_steers_the_terminal(run, world):
+    media_id = world.ready()
+    world.put_public(media_id, "\x9b31mred.webp")
+    shown = run("show", media_id)
+    assert r"\x9b31mred.webp" in shown.out
+    assert "\x9b" not in shown.out
+
+
 def test_what_is_deleted_is_shown_until_its_row_is_gone(run, world):
     media_id = world.ready()
     world.delete(media_id)
@@ -653,6 +663,30 @@ def test_no_dead_letter_steers_the_terminal(run_with_broker, amqp):
         shown = run_with_broker("dead-letters", *words)
         assert r"\x1b]0;owned\x07\n1:1 " in shown.out
         assert "\x1b" not in shown.out
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    ["text", {"a": 1}, ["text"], [], [{"routing-keys": 5}], [{"routing-keys": []}]],
+    ids=str,
+)
+def test_a_dead_letter_with_a_made_up_account_of_its_deaths_is_handled(
+    run_with_broker, amqp, deaths
+):
+    properties = pika.BasicProperties(message_id="one:1", headers={"x-death": deaths, b"\xff": "x"})
+    amqp.basic_publish(DEAD_LETTER_EXCHANGE, MEDIA_FAILED, b"{}", properties)
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
+    assert run_with_broker("dead-letters", "list").lines[0].startswith("one:1 media.failed: ")
+    assert run_with_broker("dead-letters", "requeue", "--all").lines[-1] == "1 requeued, 0 left"
+
+
+def test_a_dead_letter_whose_headers_cannot_be_decoded_can_be_dropped(run_with_broker, amqp):
+    amqp.basic_publish(DEAD_LETTER_EXCHANGE, MEDIA_FAILED, b"{}", UndecodableProperties())
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 1)
+    (line, *_) = run_with_broker("dead-letters", "list").lines
+    letter_id, _, _ = line.partition(" ")
+    assert run_with_broker("dead-letters", "drop", "--yes", letter_id).code == 0
+    wait_for_count(amqp, DEAD_LETTER_QUEUE, 0)
 
 
 def test_a_list_of_dead_letters_says_if_there_are_more(run_with_broker, amqp):

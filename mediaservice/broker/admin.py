@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -15,6 +15,9 @@ from pika.exceptions import ChannelClosedByBroker, NackError, UnroutableError
 from mediaservice.broker import DEAD_LETTER_QUEUE, EXCHANGE, REASON_HEADER
 from mediaservice.broker.connection import as_unavailable, connect
 from mediaservice.broker.topology import EXCHANGES, TOPOLOGY
+
+T = TypeVar("T")
+_DEATH_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +169,23 @@ class BrokerAdmin:
 
 def _dead_letter(method: Any, properties: Any, body: bytes) -> DeadLetter:
     headers = properties.headers or {}
-    # The broker's own account, latest death first; ours has a reason instead.
-    death = (headers.get("x-death") or [{}])[0]
-    routing_keys = death.get("routing-keys") or [method.routing_key]
+    # The broker's own account, latest death first, unless a publisher has written something else
+    # there; ours has a reason instead.
+    death: dict[str, Any] = _first(headers.get("x-death"), {})
+    routing_key = _first(death.get("routing-keys"), method.routing_key)
     return DeadLetter(
         id=_text(properties.message_id) or f"sha256:{hashlib.sha256(body).hexdigest()[:16]}",
-        routing_key=_text(routing_keys[0]),
+        routing_key=_text(routing_key),
         reason=_text(headers.get(REASON_HEADER) or death.get("reason") or "unknown"),
         body=body,
         correlation_id=_text(properties.correlation_id) or None,
     )
+
+
+def _first(value: Any, default: T) -> T:
+    """Return the first element of what should be a list of such as `default`."""
+    is_as_said = isinstance(value, list) and value and isinstance(value[0], type(default))
+    return value[0] if is_as_said else default
 
 
 def _text(value: Any) -> str:
@@ -188,6 +198,5 @@ def _without_deaths(headers: dict[str, Any] | None) -> dict[str, Any]:
     return {
         name: value
         for name, value in (headers or {}).items()
-        if not name.startswith(("x-death", "x-first-death", "x-last-death", "x-delivery-count"))
-        and name != REASON_HEADER
+        if not _text(name).startswith(_DEATH_HEADERS) and name != REASON_HEADER
     }

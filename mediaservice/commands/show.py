@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 from flask.cli import with_appcontext
 
-from mediaservice.commands.terminal import json_option, print_json
+from mediaservice.commands.terminal import json_option, print_json, printable
 from mediaservice.errors import MEDIA_NOT_FOUND, MediaError
 from mediaservice.keys import public_prefix
 from mediaservice.lifecycle import MediaRow
@@ -67,7 +67,7 @@ def show(*, media_id: UUID, as_json: bool) -> None:
     if not as_json:
         for name, value in row._asdict().items():
             if value is not None and name != "variants":
-                click.echo(f"{name:<24} {value}")
+                click.echo(f"{name:<24} {printable(str(value))}")
     objects = _objects_of(row, parts.storage)
     stored = {found["key"] for found in objects}
     missing = [
@@ -80,7 +80,7 @@ def show(*, media_id: UUID, as_json: bool) -> None:
         return
     click.secho("objects" if objects else "no objects", bold=True)
     for found in objects:
-        address = f"{found['bucket']}/{found['key']}"
+        address = printable(f"{found['bucket']}/{found['key']}")
         click.echo(f"  {address}  {found['size_bytes']} bytes, {found['last_modified']}")
     for absent in missing:
         click.secho(f"  {absent['bucket']}/{absent['key']}  missing", fg="red")

@@ -18,7 +18,8 @@ from mediaservice.messages import (
     encode,
 )
 from tests.builders import UNKNOWN_ID, jpeg, process_request
-from tests.queues import count, put, run_until
+from tests.counters import grows
+from tests.queues import UndecodableProperties, count, put, run_until
 from tests.world import World, processed
 
 
@@ -175,6 +176,19 @@ def test_hostile_properties_and_headers_do_not_matter(world, listener, amqp):
         ),
     )
     run_until(listener, lambda: world.status(job.media_id) == "ready", "the answer")
+
+
+def test_headers_that_cannot_be_decoded_do_no_harm_to_the_messages_beside(world, listener, amqp):
+    jobs = [world.claimed() for _ in range(3)]
+    for job, properties in zip(jobs, (None, UndecodableProperties(), None), strict=True):
+        routing_key, body = encode(processed(job))
+        amqp.basic_publish("media", routing_key, body, properties)
+    with grows("media_broker_deliveries_total", 0, routing_key=MEDIA_PROCESSED, redelivered="yes"):
+        run_until(
+            listener,
+            lambda: {world.status(job.media_id) for job in jobs} == {"ready"},
+            "the answers",
+        )
 
 
 @pytest.mark.parametrize(
