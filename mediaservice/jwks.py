@@ -8,12 +8,13 @@ import json
 import threading
 import time
 import urllib.request
-from concurrent.futures import Future
 from typing import Any, Final
 from urllib.error import HTTPError
 
 import jwt
 import structlog
+
+from mediaservice.threads import start_in_thread
 
 LIFESPAN_SECONDS: Final = 300.0
 # While the provider cannot be reached its last known keys still count, for this long.
@@ -94,26 +95,20 @@ class SigningKeys:
         A resolver that hangs, an address after the other, header lines that trickle: no time-out of
         a socket bounds them.
         """
-        response: Future[bytes] = Future()
-
-        def fetch() -> None:
-            try:
-                response.set_result(self._fetch())
-            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
-                if isinstance(error, HTTPError):
-                    error.close()
-                response.set_exception(error)
-
-        threading.Thread(target=fetch, name="jwks", daemon=True).start()
         try:
-            return response.result(TIMEOUT_SECONDS)
+            return start_in_thread(self._fetch).result(TIMEOUT_SECONDS)
         except TimeoutError:
             raise TimeoutError(f"no response within {TIMEOUT_SECONDS:g} s") from None
 
     def _fetch(self) -> bytes:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         body = b""
-        with self._opener.open(self._url, timeout=TIMEOUT_SECONDS) as response:
+        try:
+            opened = self._opener.open(self._url, timeout=TIMEOUT_SECONDS)
+        except HTTPError as error:
+            error.close()
+            raise
+        with opened as response:
             while piece := response.read1(MAX_BYTES):
                 body += piece
                 if len(body) > MAX_BYTES:

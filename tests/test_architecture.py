@@ -24,6 +24,7 @@ LAYERS = (
         "mediaservice.logs",
         "mediaservice.tracing",
         "mediaservice.sniffing",
+        "mediaservice.threads",
     },
     {"mediaservice.models", "mediaservice.metrics"},
     {

@@ -654,6 +654,44 @@ def test_a_link_knows_whether_it_is_blocked(rabbitmq, amqp, monkeypatch):
     link.drop()
 
 
+def test_what_is_not_confirmed_in_time_is_returned_and_its_connection_left(
+    amqp, make_broker, proxy, url_by_proxy, monkeypatch
+):
+    broker = make_broker(url_by_proxy)
+    assert broker.can_publish()
+    (hung,) = broker._publishing
+    proxy.stall()
+    late, on_time = [job() for _ in range(3)], [job() for _ in range(2)]
+    with monkeypatch.context() as patch, grows("media_broker_publishes_total", outcome="lost"):
+        patch.setattr("mediaservice.broker.rabbitmq.CONFIRM_SECONDS", 0.5)
+        assert broker.publish(late) == late
+    assert not broker.can_publish(), "it takes its time to connect again"
+    proxy.resume()
+    wait_until(lambda: hung.connection is None, seconds=30, what="the connection to be given up")
+    broker._publishing[0]._retry_at = 0.0
+    assert broker.can_publish()
+    assert broker.publish(on_time) == []
+    assert sample("media_broker_connected", link=f"{RESULTS_QUEUE} publisher 1") == 1
+    arrived = [take(amqp, PROCESS_QUEUE)[1].message_id for _ in range(3)]
+    assert arrived == [publication.message_id for publication in (late[0], *on_time)]
+    assert count(amqp, PROCESS_QUEUE) == 0, "the rest was not published behind anybody's back"
+
+
+def test_a_message_is_set_aside_though_nothing_is_confirmed(
+    amqp, broker, proxy, url_by_proxy, monkeypatch
+):
+    put(amqp, MEDIA_FAILED, b"garbage")
+    (delivery,) = consume(broker)
+    broker._publishing[0].drop()
+    broker._publishing = [Link(url_by_proxy, "hung", lambda c: c.confirm_delivery())]
+    assert broker.can_publish()
+    proxy.stall()
+    with monkeypatch.context() as patch:
+        patch.setattr("mediaservice.broker.rabbitmq.CONFIRM_SECONDS", 0.5)
+        broker.dead_letter(delivery, "no result")
+    assert take(amqp, DEAD_LETTER_QUEUE)[2] == b"garbage"
+
+
 def test_a_broker_that_answers_no_more_is_left_in_time(
     make_broker, proxy, url_by_proxy, monkeypatch
 ):

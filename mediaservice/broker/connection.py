@@ -1,9 +1,9 @@
 """Connections to RabbitMQ: opened with the topology declared, reopened with back-off when lost."""
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,6 +18,7 @@ from config.settings import ConfigurationError
 from mediaservice import metrics
 from mediaservice.broker import BrokerUnavailable
 from mediaservice.broker.topology import declare_topology
+from mediaservice.threads import start_in_thread
 
 HEARTBEAT_SECONDS: Final = 30
 BLOCKED_TIMEOUT_SECONDS: Final = 5
@@ -82,6 +83,7 @@ class Link:
     _wait_seconds: float = 0.0
     _retry_at: float = 0.0
     number: int = 0  # of connections so far
+    is_left: bool = False  # to a thread that hangs on it; nobody else may use it any more
 
     @property
     def is_open(self) -> bool:
@@ -137,16 +139,29 @@ class Link:
         self._back_off()
         return BrokerUnavailable(f"{self.name}: {error!r}")
 
+    def leave(self, reason: str) -> "Link":
+        """Leave this link to the thread that hangs on it; return another for its place.
+
+        That one takes its time to connect: it would most likely hang as well.
+        """
+        metrics.BROKER_CONNECTIONS.labels(self.name, "lost").inc()
+        metrics.BROKER_CONNECTED.labels(self.name).set(0)
+        log.warning("broker_connection_lost", link=self.name, reason=reason)
+        self.is_left = True
+        following = Link(self.url, self.name, self.prepare, number=self.number)
+        following._wait_seconds = RECONNECT_SECONDS[1]
+        following._back_off()
+        return following
+
     def drop(self) -> None:
         """Close what there is, within CLOSE_SECONDS; `open` makes it anew."""
         connection, self.connection, self.channel = self.connection, None, None
-        metrics.BROKER_CONNECTED.labels(self.name).set(0)
+        if not self.is_left:  # or the gauge tells of the next one
+            metrics.BROKER_CONNECTED.labels(self.name).set(0)
         if connection is not None and connection.is_open:
             # pika waits for the broker's agreement, on one that hangs until it misses heartbeats.
             # Nobody else uses this connection any more, so a thread may be left with it.
-            closing = threading.Thread(target=self._close, args=(connection,), daemon=True)
-            closing.start()
-            closing.join(CLOSE_SECONDS)
+            wait([start_in_thread(self._close, connection)], CLOSE_SECONDS)
 
     def process_events(self) -> None:
         """Do the connection's pending I/O, heartbeats above all, without waiting."""

@@ -7,8 +7,7 @@ that publish while it is short of memory or disk, and results must flow even the
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from concurrent.futures import wait
 from typing import Any, Final
 
 import pika
@@ -27,8 +26,12 @@ from mediaservice.broker import (
 )
 from mediaservice.broker.connection import Link
 from mediaservice.messages import encode
+from mediaservice.threads import start_in_thread
 
 TRACEPARENT_HEADER: Final = "traceparent"  # W3C Trace Context
+# A quorum queue without a majority of its nodes, or a disk that hangs, confirms nothing; and pika
+# would wait for as long as heartbeats come.
+CONFIRM_SECONDS: Final = 20.0
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +57,6 @@ class RabbitMQBroker:
             Link(url, f"{queue} publisher {number}", lambda c: c.confirm_delivery())
             for number in range(1, publishers + 1)
         ]
-        self._publishers = ThreadPoolExecutor(publishers, "publisher")
         self._prefetch = prefetch
         self._unsettled: set[int] = set()  # delivery tags of this connection
         self._consuming = Link(url, f"{queue} consumer", self._begin_consuming)
@@ -74,16 +76,27 @@ class RabbitMQBroker:
     def publish(self, publications: Sequence[Publication]) -> list[Publication]:
         """Publish persistently and `mandatory`; return those that were not routed and confirmed.
 
-        A connection awaits one confirm at a time, so all that are open share a batch. A lost one
-        leaves the rest of its share unpublished: they are returned, and one of them may have
-        arrived all the same. Consumers see the same `message_id` twice then.
+        A connection awaits one confirm at a time, so all that are open share a batch. One that is
+        lost, or not done within CONFIRM_SECONDS, leaves the rest of its share unpublished: they are
+        returned, and one of them may have arrived all the same. Consumers see the same `message_id`
+        twice then.
         """
         links = self._open_links()[: len(publications)]
-        if len(links) < 2:
-            return _publish(links[0], publications) if links else []
-        shares = [publications[first :: len(links)] for first in range(len(links))]
-        failed = self._publishers.map(_publish, links, shares)
-        return list(chain.from_iterable(failed))
+        shares = [list(publications[first :: len(links)]) for first in range(len(links))]
+        under_way = [
+            start_in_thread(_publish, link, share)
+            for link, share in zip(links, shares, strict=True)
+        ]
+        wait(under_way, CONFIRM_SECONDS)
+        failed: list[Publication] = []
+        for link, share, published in zip(links, shares, under_way, strict=True):
+            if published.done():
+                published.result()
+            else:
+                metrics.BROKER_PUBLISHES.labels("lost").inc()
+                self._leave(link)
+            failed += share
+        return failed
 
     def count_waiting(self, queue: str) -> int:
         """Return how many messages wait in a queue; 0 when it cannot be known."""
@@ -165,20 +178,13 @@ class RabbitMQBroker:
             message_id=delivery.message_id,
             reason=reason,
         )
+        link = self._open_links()[0]
+        published = start_in_thread(_set_aside, link, delivery, reason)
         try:
-            self._open_links()[0].open().basic_publish(
-                DEAD_LETTER_EXCHANGE,
-                delivery.routing_key,
-                delivery.body,
-                pika.BasicProperties(
-                    delivery_mode=pika.DeliveryMode.Persistent,
-                    message_id=delivery.message_id,
-                    correlation_id=delivery.correlation_id,
-                    headers={REASON_HEADER: reason[:500]},
-                ),
-                mandatory=True,
-            )
+            published.result(CONFIRM_SECONDS)
         except (BrokerUnavailable, AMQPError, OSError) as error:
+            if not published.done():
+                self._leave(link)
             # The broker's own dead-lettering keeps the message; only our words are lost.
             log.warning("dead_letter_without_reason", reason=repr(error))
             self._reject(delivery)
@@ -195,11 +201,15 @@ class RabbitMQBroker:
         """Close all connections; what was not acknowledged goes to another consumer."""
         for link in (self._consuming, *self._publishing):
             link.drop()
-        self._publishers.shutdown()
 
     def _open_links(self) -> list[Link]:
         """Return the connections to publish over that are open; the first one, if none is."""
         return [link for link in self._publishing if link.is_open] or self._publishing[:1]
+
+    def _leave(self, link: Link) -> None:
+        """Leave a link to the thread that waits on it, and have another in its place."""
+        following = link.leave(f"no confirm within {CONFIRM_SECONDS:g} s")
+        self._publishing = [following if one is link else one for one in self._publishing]
 
     def _begin_consuming(self, channel: BlockingChannel) -> None:
         self._unsettled.clear()
@@ -218,27 +228,45 @@ class RabbitMQBroker:
             self._consuming.fail(error)
 
 
-def _publish(link: Link, publications: Sequence[Publication]) -> list[Publication]:
-    """Publish over one connection, one confirm at a time; return what failed, as `publish` does."""
-    failed = []
-    for index, publication in enumerate(publications):
+def _publish(link: Link, share: list[Publication]) -> None:
+    """Publish over one connection, one confirm at a time; what is confirmed is out of the list."""
+    for publication in tuple(share):
+        if link.is_left:  # whoever called was told that the rest has failed
+            break
         try:
             _publish_one(link.open(), publication)
-            metrics.BROKER_PUBLISHES.labels("confirmed").inc()
         except (UnroutableError, NackError) as error:
             _report_refused(publication, error)
-            failed.append(publication)
+            continue
         except BrokerUnavailable:
-            return [*failed, *publications[index:]]
+            return
         except ChannelClosedByBroker as error:  # without the permission, or the exchange
             _report_refused(publication, error)
             link.fail(error)
-            return [*failed, *publications[index:]]
+            return
         except (AMQPError, OSError) as error:
             metrics.BROKER_PUBLISHES.labels("lost").inc()
             link.fail(error)
-            return [*failed, *publications[index:]]
-    return failed
+            return
+        metrics.BROKER_PUBLISHES.labels("confirmed").inc()
+        share.remove(publication)
+    if link.is_left:
+        link.drop()
+
+
+def _set_aside(link: Link, delivery: Delivery, reason: str) -> None:
+    link.open().basic_publish(
+        DEAD_LETTER_EXCHANGE,
+        delivery.routing_key,
+        delivery.body,
+        pika.BasicProperties(
+            delivery_mode=pika.DeliveryMode.Persistent,
+            message_id=delivery.message_id,
+            correlation_id=delivery.correlation_id,
+            headers={REASON_HEADER: reason[:500]},
+        ),
+        mandatory=True,
+    )
 
 
 def _report_refused(publication: Publication, error: AMQPError) -> None:
