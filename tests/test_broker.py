@@ -683,13 +683,16 @@ def test_a_message_is_set_aside_though_nothing_is_confirmed(
     put(amqp, MEDIA_FAILED, b"garbage")
     (delivery,) = consume(broker)
     broker._publishing[0].drop()
-    broker._publishing = [Link(url_by_proxy, "hung", lambda c: c.confirm_delivery())]
+    hung = Link(url_by_proxy, "hung", lambda c: c.confirm_delivery())
+    broker._publishing = [hung]
     assert broker.can_publish()
     proxy.stall()
     with monkeypatch.context() as patch:
         patch.setattr("mediaservice.broker.rabbitmq.CONFIRM_SECONDS", 0.5)
         broker.dead_letter(delivery, "no result")
     assert take(amqp, DEAD_LETTER_QUEUE)[2] == b"garbage"
+    proxy.resume()
+    wait_until(lambda: hung.connection is None, seconds=30, what="the connection to be given up")
 
 
 def test_a_broker_that_answers_no_more_is_left_in_time(

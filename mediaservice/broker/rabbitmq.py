@@ -255,18 +255,22 @@ def _publish(link: Link, share: list[Publication]) -> None:
 
 
 def _set_aside(link: Link, delivery: Delivery, reason: str) -> None:
-    link.open().basic_publish(
-        DEAD_LETTER_EXCHANGE,
-        delivery.routing_key,
-        delivery.body,
-        pika.BasicProperties(
-            delivery_mode=pika.DeliveryMode.Persistent,
-            message_id=delivery.message_id,
-            correlation_id=delivery.correlation_id,
-            headers={REASON_HEADER: reason[:500]},
-        ),
-        mandatory=True,
-    )
+    try:
+        link.open().basic_publish(
+            DEAD_LETTER_EXCHANGE,
+            delivery.routing_key,
+            delivery.body,
+            pika.BasicProperties(
+                delivery_mode=pika.DeliveryMode.Persistent,
+                message_id=delivery.message_id,
+                correlation_id=delivery.correlation_id,
+                headers={REASON_HEADER: reason[:500]},
+            ),
+            mandatory=True,
+        )
+    finally:
+        if link.is_left:
+            link.drop()
 
 
 def _report_refused(publication: Publication, error: AMQPError) -> None:
