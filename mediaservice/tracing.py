@@ -95,11 +95,15 @@ def current_traceparent() -> str | None:
 
 def statement_span(sql: str) -> AbstractContextManager[Any]:
     """Return the context of one SQL statement that does not go through SQLAlchemy."""
+    if not _is_part_of_a_trace():
+        return _NO_SPAN
     return _call_span(sql.partition(" ")[0], {"db.system": "postgresql", "db.statement": sql})
 
 
 def store_span(operation: str, bucket: str) -> AbstractContextManager[Any]:
     """Return the context of one call to the store, named as AWS names it: `S3.GetObject`."""
+    if not _is_part_of_a_trace():
+        return _NO_SPAN
     method = operation.title().replace("_", "")
     return _call_span(
         f"S3.{method}",
@@ -112,15 +116,19 @@ def store_span(operation: str, bucket: str) -> AbstractContextManager[Any]:
     )
 
 
-def _call_span(name: str, attributes: dict[str, str]) -> AbstractContextManager[Any]:
-    """Return the context of a call; one that is part of nothing, as polling is, would be noise."""
+def _is_part_of_a_trace() -> bool:
+    """Return whether a call is to be traced: one by itself, as of polling, would be noise."""
     if _provider is None:
-        return _NO_SPAN
-    from opentelemetry.trace import SpanKind, get_current_span
+        return False
+    from opentelemetry.trace import get_current_span
 
-    if not get_current_span().get_span_context().is_valid:
-        return _NO_SPAN
-    return _provider.get_tracer(__name__).start_as_current_span(
+    return get_current_span().get_span_context().is_valid
+
+
+def _call_span(name: str, attributes: dict[str, str]) -> AbstractContextManager[Any]:
+    from opentelemetry.trace import SpanKind, get_tracer
+
+    return get_tracer(__name__, tracer_provider=_provider).start_as_current_span(
         name, kind=SpanKind.CLIENT, attributes=attributes
     )
 

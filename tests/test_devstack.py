@@ -147,6 +147,7 @@ def test_metrics_of_a_web_that_was_killed_go_when_the_next_one_starts(tmp_path):
     with parts:
         (first, abandoned), (second, kept) = start(), start()
         first.kill()
+        assert kept.exists()
         third, last = start()
         assert (abandoned.exists(), kept.exists(), last.exists()) == (False, True, True)
         assert (second.stop(), third.stop()) == (0, 0)

@@ -29,25 +29,24 @@ CLOSE_SECONDS: Final = 2.0
 log = structlog.get_logger(__name__)
 
 
-def _decode_what_can_be(decode: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a way to decode properties that leaves out what pika's own raises for.
+_decode = pika.BasicProperties.decode
+
+
+def _decode_what_can_be(properties: Any, encoded: bytes, offset: int = 0) -> Any:
+    """Decode properties, and leave out what pika's own raises for.
 
     pika drops the connection for such a header, say a timestamp in milliseconds (its pull request
     1699), and RabbitMQ delivers that message again, and all that were taken with it.
     """
-
-    def decode_what_can_be(properties: Any, encoded: bytes, offset: int = 0) -> Any:
-        try:
-            return decode(properties, encoded, offset)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a publisher has written it
-            log.warning("properties_undecodable", reason=repr(error))
-            properties.headers = None
-            return properties
-
-    return decode_what_can_be
+    try:
+        return _decode(properties, encoded, offset)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a publisher has written it
+        log.warning("properties_undecodable", reason=repr(error))
+        properties.headers = None
+        return properties
 
 
-pika.BasicProperties.decode = _decode_what_can_be(pika.BasicProperties.decode)
+pika.BasicProperties.decode = _decode_what_can_be
 
 
 def connect(url: str, name: str) -> Any:
